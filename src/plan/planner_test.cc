@@ -13,8 +13,10 @@
 #include "model/config.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
+#include "plan/slot_walk.h"
 #include "plan/smallest_budget.h"
 #include "schedule/cache_store.h"
+#include "schedule/slot_rules.h"
 
 namespace flexgen::planner_test {
 namespace {
@@ -92,6 +94,19 @@ TEST(Planner, IsAtLeastAsGoodAsTheFirstRule) {
         EXPECT_LE(plan.prediction.time_s, 1.001 * rule.prediction.time_s) << shape << " " << gib << " GiB, disk " << disk;
       }
     }
+}
+
+/// Sequences that are all as long have their pages at once, and no more than these: with less than a page reserved for each short one, some slots stayed empty.
+TEST(Planner, ReservesPagesForAllSlots) {
+  for (auto [prompt, generated] : {std::pair<int64_t, int64_t>{1, 1}, {8, 10}, {64, 1}, {64, 16}, {100, 29}, {100, 30}}) {
+    const Job job = job_of("smollm2-135m", 64, {prompt, prompt}, {generated, generated});
+    const Policy policy = policy_of_sizes(*job.model, job.workload, DType::kBF16, 32, 2, 2, 32 * prompt);
+    const int64_t page_tokens = CacheLayout::page_tokens(*job.model, DType::kBF16);
+    EXPECT_EQ(policy.pages_per_micro_batch, 32 * pages_of_sequence(prompt, generated, page_tokens)) << prompt << " " << generated;
+    double steps = 0;
+    for (const StepLoad& step : walk_slots(*job.model, policy, DType::kBF16, job.workload).steps) steps += step.count;
+    EXPECT_EQ(steps, static_cast<double>(generated)) << prompt << " " << generated;
+  }
 }
 
 TEST(Planner, TakesThePromptsOfASmallJobInOneStepWhereThatSavesReadingWeights) {

@@ -7,8 +7,33 @@
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
+#include "schedule/slot_rules.h"
 
 namespace flexgen {
+
+namespace {
+
+/// Pages that so many sequences reserve beside their prefixes: a tenth more than the mean, as it varies who is there together, but no more than they
+/// can need. Too few leave slots empty for as long as a whole answer takes.
+int64_t own_pages(const Workload& workload, int64_t page_tokens, int64_t slots) {
+  constexpr double kMore = 1.1;
+  const auto page = static_cast<double>(page_tokens);
+  if (workload.sample.empty()) {  // a later stage, which knows the means alone: the last page is half full on average
+    const double mean = std::max(1.0, (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page + 0.5);
+    return static_cast<int64_t>(std::ceil(kMore * mean * static_cast<double>(slots)));
+  }
+  double all = 0;
+  int64_t most = 0;
+  for (const SequenceLength& length : workload.sample) {
+    const int64_t pages = pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens;
+    all += static_cast<double>(pages);
+    most = std::max(most, pages);
+  }
+  const double mean = all / static_cast<double>(workload.sample.size());
+  return std::min(slots * most, static_cast<int64_t>(std::ceil(kMore * mean * static_cast<double>(slots))));
+}
+
+}  // namespace
 
 Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int buffers,
                        int64_t max_rows) {
@@ -18,14 +43,11 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   policy.buffers = buffers;
   policy.max_rows = max_rows;
   policy.max_logit_rows = workload.scores_prompts ? max_rows : std::min(micro_batch_size, max_rows);
-  const auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
-  const int64_t longest = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(static_cast<double>(workload.longest_sequence) / page)));
-  // Pages are reserved for all that may be generated. The last one is half full on average.
-  const double mean = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page + 0.5;
-  policy.pages_per_micro_batch =
-      std::min(micro_batch_size * longest, std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
-  // Some sequences take longer than those that began with them, and keep their prefixes.
   const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
+  const int64_t longest = std::max<int64_t>(1, ceil_div(workload.longest_sequence, page_tokens));
+  policy.pages_per_micro_batch = std::min(micro_batch_size * longest, std::max(longest, own_pages(workload, page_tokens, micro_batch_size)));
+  // Some sequences take longer than those that began with them, and keep their prefixes.
+  const auto page = static_cast<double>(page_tokens);
   const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
   // No more than the job has; of a sample that could be none.
   policy.prefix_pages = std::min(static_cast<int64_t>(std::ceil(workload.new_prefix_tokens() / page)),
