@@ -158,7 +158,8 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
   plain.backend = backend;
   plain.attention_sparsity = sparsity;
   const bool is_mixture = parse_config(config, "", name).is_mixture();
-  const std::string counts = fmt::format("{}/pipeline-experts-{}-{}.json", process_folder(), name, weight_dtype);
+  static int runs = 0;  // of this process: models of one name may differ
+  const std::string counts = fmt::format("{}/pipeline-experts-{}.json", process_folder(), ++runs);
   if (is_mixture) {
     plain.policy.max_choosing_rows = 0;
     plain.expert_statistics_file = counts;
