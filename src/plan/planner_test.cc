@@ -103,6 +103,9 @@ TEST(Planner, ReservesPagesForAllSlots) {
     const Policy policy = policy_of_sizes(*job.model, job.workload, DType::kBF16, 32, 2, 2, 32 * prompt);
     const int64_t page_tokens = CacheLayout::page_tokens(*job.model, DType::kBF16);
     EXPECT_EQ(policy.pages_per_micro_batch, 32 * pages_of_sequence(prompt, generated, page_tokens)) << prompt << " " << generated;
+    Workload means = job.workload;  // what later stages know
+    means.sample.clear();
+    EXPECT_GE(policy_of_sizes(*job.model, means, DType::kBF16, 32, 2, 2, 32 * prompt).pages_per_micro_batch, policy.pages_per_micro_batch);
     double steps = 0;
     for (const StepLoad& step : walk_slots(*job.model, policy, DType::kBF16, job.workload).steps) steps += step.count;
     EXPECT_EQ(steps, static_cast<double>(generated)) << prompt << " " << generated;

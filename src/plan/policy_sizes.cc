@@ -18,8 +18,9 @@ namespace {
 int64_t own_pages(const Workload& workload, int64_t page_tokens, int64_t slots) {
   constexpr double kMore = 1.1;
   const auto page = static_cast<double>(page_tokens);
-  if (workload.sample.empty()) {  // a later stage, which knows the means alone: the last page is half full on average
-    const double mean = std::max(1.0, (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page + 0.5);
+  if (workload.sample.empty()) {  // a later stage, which knows the means alone: the last page is half full on average, or as full in all
+    const double full = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page;
+    const double mean = std::max({1.0, full + 0.5, std::ceil(full)});
     return static_cast<int64_t>(std::ceil(kMore * mean * static_cast<double>(slots)));
   }
   double all = 0;
