@@ -45,6 +45,8 @@ def flags_of(policy, **changes):
                        ("weights", "--weights"), ("kv_cache", "--kv-cache"), ("activations", "--activations")):
         if policy.get(name) is not None:
             flags += [flag, str(policy[name])]
+    if policy.get("weight_buffers", 0) > policy.get("buffers", 0) > 1:
+        flags += ["--weight-buffers", str(policy["weight_buffers"])]
     return flags
 
 

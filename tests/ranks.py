@@ -27,7 +27,7 @@ TEAMS = [
 # Slow enough to be killed half-way; none may change an answer.
 PLACEMENTS = [
     "--weights 0:0:100 --kv-cache 0:0:100 --activations 0:0:100 --micro-batch-size 3 --num-micro-batches 4",
-    "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 2 --num-micro-batches 5 --buffers 2",
+    "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 2 --num-micro-batches 5 --buffers 2 --weight-buffers 5",
 ]
 DTYPES = ["", "--kv-cache-dtype int4", "--weight-dtype int8 --kv-cache-dtype int8", "--compute-dtype f32"]
 

@@ -87,8 +87,9 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command.whole_within("--num-micro-batches", raw->num_micro_batches, 1, kMost, "micro-batches in flight");
   command.whole_within("--max-rows", raw->max_rows, 1, kMost, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts");
   command.whole_within("--buffers", raw->buffers, 1, 16, "staging buffers per kind of tensor: 1 no overlap, 2, 3 smoother");
-  command.whole_within("--weight-buffers", raw->weight_buffers, 2, 16,
-                       "staging buffers of weights, where these are to be more than --buffers: units of experts are small, and are read and computed unevenly");
+  command.whole_within(
+      "--weight-buffers", raw->weight_buffers, 2, 16,
+      "staging buffers of weights, where these are to be more than --buffers: units of experts are small, and are read and computed unevenly (default: as many as --buffers where that is given, else as is best)");
   command.file(FileUse::kRead, "--hardware", raw->flags.hardware,
                "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)", "FILE|generic");
   command

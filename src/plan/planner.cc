@@ -531,6 +531,7 @@ class Search {
     if (!best_ || in_.request.buffers || in_.request.weight_buffers || best_->policy.weights.disk <= 0) return;
     const Policy from = best_->policy;
     for (int count : {3, 4, 8, 16}) {
+      if (out_of_time()) return;
       if (count <= from.num_weight_buffers()) continue;
       Policy policy = from;
       policy.weight_buffers = count;

@@ -13,25 +13,19 @@ namespace flexgen {
 
 namespace {
 
-/// Pages that so many sequences reserve beside their prefixes: a tenth more than the mean, as it varies who is there together, but no more than they
-/// can need. Too few leave slots empty for as long as a whole answer takes.
+/// Pages that so many sequences reserve beside their prefixes: a tenth more than the mean, as it varies who is there together, and as a prefix may find no
+/// place. Too few leave slots empty for as long as a whole answer takes.
 int64_t own_pages(const Workload& workload, int64_t page_tokens, int64_t slots) {
-  constexpr double kMore = 1.1;
-  const auto page = static_cast<double>(page_tokens);
-  if (workload.sample.empty()) {  // a later stage, which knows the means alone: the last page is half full on average, or as full in all
-    const double full = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page;
-    const double mean = std::max({1.0, full + 0.5, std::ceil(full)});
-    return static_cast<int64_t>(std::ceil(kMore * mean * static_cast<double>(slots)));
+  double sum = 0;
+  for (const SequenceLength& length : workload.sample)
+    sum += static_cast<double>(pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens);
+  double mean = workload.sample.empty() ? 1 : sum / static_cast<double>(workload.sample.size());
+  // A later stage knows the means alone, and lines that are skipped may be others: the last page is half full on average, or as full in all.
+  if (workload.sample.empty() || workload.sample_stride > 1) {
+    const double full = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / static_cast<double>(page_tokens);
+    mean = std::max({mean, full + 0.5, std::ceil(full)});
   }
-  double all = 0;
-  int64_t most = 0;
-  for (const SequenceLength& length : workload.sample) {
-    const int64_t pages = pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens;
-    all += static_cast<double>(pages);
-    most = std::max(most, pages);
-  }
-  const double mean = all / static_cast<double>(workload.sample.size());
-  return std::min(slots * most, static_cast<int64_t>(std::ceil(kMore * mean * static_cast<double>(slots))));
+  return static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(slots)));
 }
 
 }  // namespace

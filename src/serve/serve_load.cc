@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "generation/request.h"
+#include "generation/shared_prefixes.h"
 
 namespace flexgen {
 namespace {
@@ -24,7 +25,7 @@ Workload load_to_plan_for(const ServeOptions& options, const ModelConfig& config
   Workload load;
   const bool shares = options.engine.shares_prefixes();
   // Each keeps its prompt for those that may have it too, so that what calls have in common is computed once; how much that is nobody knows.
-  const PrefixTokens prefix{shares ? prompt / page_tokens * page_tokens : 0, 0};
+  const PrefixTokens prefix{shares ? shareable_pages(prompt, page_tokens) * page_tokens : 0, 0};
   for (int64_t i = 0; i < options.max_num_seqs; ++i) load.add(prompt, generated, true, false, {}, prefix);
   load.longest_sequence = std::max(load.longest_sequence, longest);
   load.scores_prompts = load.reads_logits = true;
