@@ -10,6 +10,7 @@
 
 #include "base/units.h"
 #include "cli/plan_report.h"
+#include "cli/policy_text.h"
 
 namespace flexgen {
 namespace {

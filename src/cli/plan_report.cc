@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/plan_table.h"
+#include "cli/policy_text.h"
 #include "plan/expert_loading.h"
 
 namespace flexgen {
@@ -59,20 +60,6 @@ double unshared_time_s(const PlanInput& input) {
 }
 
 }  // namespace
-
-std::string buffers_text(const Policy& policy) {
-  const int of_weights = policy.num_weight_buffers();
-  return fmt::format("{} buffers{}", policy.buffers, of_weights > policy.buffers ? fmt::format(", {} of weights", of_weights) : "");
-}
-
-std::string policy_text(const Policy& policy) {
-  return fmt::format("{} x {} sequences, {} tokens a micro-batch, {}, weights {}, KV cache {}, activations {}{}", policy.micro_batch_size,
-                     policy.num_micro_batches, policy.max_rows, buffers_text(policy), policy.weights.to_string(), policy.kv_cache.to_string(),
-                     policy.activations.to_string(),
-                     !policy.on_gpu()            ? ""
-                     : policy.attention_beside() ? ", attention on the CPU beside the GPU"
-                                                 : ", attention on the GPU");
-}
 
 PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   PlanReport report;

@@ -46,11 +46,6 @@ struct PlanVariants {
 /// Plans, and plans again for each change.
 PlanReport make_report(const PlanInput& input, const PlanVariants& variants);
 
-/// "3 buffers", or "2 buffers, 8 of weights".
-std::string buffers_text(const Policy& policy);
-/// "40 x 2 sequences, 208 tokens a micro-batch, 2 buffers, weights 0:14:86, KV cache 0:100:0, activations 0:100:0".
-std::string policy_text(const Policy& policy);
-
 /// For a person; for programs; and a page with pictures, one file that needs no other.
 std::string report_text(const PlanReport& report, const PlanInput& input);
 std::string report_json(const PlanReport& report, const PlanInput& input);

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/units.h"
-#include "cli/plan_report.h"
+#include "cli/policy_text.h"
 #include "plan/expert_loading.h"
 
 namespace flexgen {

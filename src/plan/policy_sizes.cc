@@ -16,10 +16,9 @@ namespace {
 /// Pages that so many sequences reserve beside their prefixes: a tenth more than the mean, as it varies who is there together, and as a prefix may find no
 /// place. Too few leave slots empty for as long as a whole answer takes.
 int64_t own_pages(const Workload& workload, int64_t page_tokens, int64_t slots) {
-  double sum = 0;
-  for (const SequenceLength& length : workload.sample)
-    sum += static_cast<double>(pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens);
-  double mean = workload.sample.empty() ? 1 : sum / static_cast<double>(workload.sample.size());
+  int64_t sum = 0;
+  for (const SequenceLength& length : workload.sample) sum += pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens;
+  double mean = workload.sample.empty() ? 1 : static_cast<double>(sum) / static_cast<double>(workload.sample.size());
   // A later stage knows the means alone, and lines that are skipped may be others: the last page is half full on average, or as full in all.
   if (workload.sample.empty() || workload.sample_stride > 1) {
     const double full = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / static_cast<double>(page_tokens);
