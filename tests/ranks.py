@@ -24,6 +24,9 @@ TEAMS = [
     (4, ""),
     (4, "--pipeline-stages 2 --stages 3:1"),
 ]
+# Open MPI leaves memory at its end, of modules that are unloaded by then: a leak check could not be told to leave those out by name.
+# Its hooks into the freeing of memory run at the end of threads that ThreadSanitizer has let go of.
+MPI_VARIABLES = {"ASAN_OPTIONS": "detect_leaks=0", "OMPI_MCA_memory": "^patcher", "UCX_MEM_EVENTS": "n", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 # Slow enough to be killed half-way; none may change an answer.
 PLACEMENTS = [
     "--weights 0:0:100 --kv-cache 0:0:100 --activations 0:0:100 --micro-batch-size 3 --num-micro-batches 4",
@@ -66,9 +69,7 @@ class Test:
                 "--disk-space", "256MiB", "--threads", "1", *flags.split()] + (["--rank-timeout", str(self.timeout_s)] if ranks > 1 else [])
 
     def start(self, ranks, output, flags):
-        # Open MPI leaves memory at its end, of modules that are unloaded by then: a leak check could not be told to leave those out by name.
-        # Its hooks into the freeing of memory run at the end of threads that ThreadSanitizer has let go of.
-        environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=0", OMPI_MCA_memory="^patcher", UCX_MEM_EVENTS="n", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        environment = os.environ | MPI_VARIABLES
         with open(os.path.join(self.work, "log"), "wb") as log:
             return subprocess.Popen(self.command(ranks, output, flags), stdout=log, stderr=log, env=environment)
 

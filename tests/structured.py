@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 from pip_module import pip_module
+from ranks import MPI_VARIABLES
 
 FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]
 
@@ -176,9 +177,7 @@ def main():
         other = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "b.jsonl", "--micro-batch-size", "3", "--num-micro-batches", "2")
         # Two stages: the masks travel to the rank that chooses.
         mpirun = shutil.which("mpirun")
-        # What Open MPI leaves behind is no leak of the program's, and its hooks for memory crash in ThreadSanitizer when a thread ends.
-        variables = ["ASAN_OPTIONS=detect_leaks=0", "OMPI_MCA_memory=^patcher", "UCX_MEM_EVENTS=n"]
-        ranks = ["env", *variables, mpirun, "-n", "2", "--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])] if mpirun else []
+        ranks = ["env", *(f"{name}={value}" for name, value in MPI_VARIABLES.items()), mpirun, "-n", "2", "--oversubscribe"] if mpirun else []
         check_calls(jsonschema, options, folder, rng)
         check_table(options, folder)
         staged = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "c.jsonl", ranks=ranks) if mpirun else other

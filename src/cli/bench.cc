@@ -16,6 +16,7 @@
 #include "cli/json_output.h"
 #include "cli/peers.h"
 #include "cli/plan_table.h"
+#include "cli/policy_text.h"
 #include "cli/progress.h"
 #include "io/gguf.h"
 #include "io/whole_file.h"
@@ -250,13 +251,6 @@ ModelConfig config_of(const EngineOptions& options) {
   return parse_config(config_text(model), "", model, options.ignored_config_fields);
 }
 
-nlohmann::ordered_json policy_json(const Policy& policy) {
-  return {{"micro_batch_size", policy.micro_batch_size},   {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows},
-          {"max_choosing_rows", policy.max_choosing_rows}, {"hottest_first", policy.hottest_first},         {"buffers", policy.buffers},
-          {"weight_buffers", policy.num_weight_buffers()}, {"weights", policy.weights.to_string()},         {"kv_cache", policy.kv_cache.to_string()},
-          {"activations", policy.activations.to_string()}};
-}
-
 /// One process by itself; returns the figures. `job` is what others are to do, where flags ask for them; all memory is free again afterwards.
 nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& options, PeerJob* job) {
   SyntheticLoad load(flags, config_of(options));
@@ -345,6 +339,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name()] = lane.stats.busy_s;
   }
   json["policy"] = policy_json(engine.policy());
+  json["policy"].update({{"max_choosing_rows", engine.policy().max_choosing_rows}, {"hottest_first", engine.policy().hottest_first}});
   for (const LaneReport& lane : report.lanes)
     json["lanes"][lane.name()] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
   if (!flags.peers.names.empty()) *job = peer_job(flags, options, engine);

@@ -192,15 +192,8 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
 
 std::string report_json(const PlanReport& report, const PlanInput& input) {
   using OrderedJson = nlohmann::ordered_json;
-  auto policy_json = [&](const Policy& policy) {
-    OrderedJson json{{"micro_batch_size", policy.micro_batch_size},
-                     {"num_micro_batches", policy.num_micro_batches},
-                     {"max_rows", policy.max_rows},
-                     {"buffers", policy.buffers},
-                     {"weight_buffers", policy.num_weight_buffers()},
-                     {"weights", policy.weights.to_string()},
-                     {"kv_cache", policy.kv_cache.to_string()},
-                     {"activations", policy.activations.to_string()}};
+  auto policy_of = [&](const Policy& policy) {
+    OrderedJson json = policy_json(policy);
     if (input.model.config().is_mixture()) json.update({{"max_choosing_rows", policy.max_choosing_rows}, {"hottest_first", policy.hottest_first}});
     if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
     return json;
@@ -219,7 +212,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   for (const JudgedPair& judged : report.dtypes.judged)
     json["dtypes"].push_back(
         {{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s}, {"chosen", judged.types == report.dtypes.types}});
-  json["policy"] = policy_json(report.plan.policy);
+  json["policy"] = policy_of(report.plan.policy);
   json["predicted"] = {{"time_s", predicted.time_s},
                        {"steps", predicted.steps},
                        {"bound_s", predicted.bound_s},
@@ -244,7 +237,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   json["candidates"] = report.plan.candidates.size();
   json["alternatives"] = OrderedJson::array();
   for (const Alternative& other : report.alternatives)
-    json["alternatives"].push_back({{"policy", policy_json(other.policy)}, {"time_s", other.time_s}, {"why", other.why}});
+    json["alternatives"].push_back({{"policy", policy_of(other.policy)}, {"time_s", other.time_s}, {"why", other.why}});
   json["what_if"] = OrderedJson::array();
   for (const WhatIf& change : report.what_ifs)
     json["what_if"].push_back({{"change", change.change}, {"time_s", change.time_s}, {"speedup", predicted.time_s / change.time_s}, {"policy", change.policy}});

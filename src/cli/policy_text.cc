@@ -18,4 +18,15 @@ std::string policy_text(const Policy& policy) {
                                                  : ", attention on the GPU");
 }
 
+nlohmann::ordered_json policy_json(const Policy& policy) {
+  return {{"micro_batch_size", policy.micro_batch_size},
+          {"num_micro_batches", policy.num_micro_batches},
+          {"max_rows", policy.max_rows},
+          {"buffers", policy.buffers},
+          {"weight_buffers", policy.num_weight_buffers()},
+          {"weights", policy.weights.to_string()},
+          {"kv_cache", policy.kv_cache.to_string()},
+          {"activations", policy.activations.to_string()}};
+}
+
 }  // namespace flexgen

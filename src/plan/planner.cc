@@ -501,12 +501,8 @@ class Search {
         if (in_.request.max_rows) return;
         const int64_t rows =
             std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
-        Policy policy =
-            policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
-        for (const PlacedKind& kind : kPlacedKinds) policy.*kind.shares = from.policy.*kind.shares;
-        policy.weight_buffers = from.policy.weight_buffers;
-        policy.compute_tier = from.policy.compute_tier;
-        policy.attention_tier = from.policy.attention_tier;
+        Policy policy = from.policy;
+        policy.set_block(policy_of_sizes(in_.model, in_.workload, in_.kv, policy.micro_batch_size, policy.num_micro_batches, policy.buffers, rows).block());
         if (rows != from.policy.max_rows && rows <= kMaxSearchedRows && make_fit(policy)) consider(policy, plan_.program_time_s);
       };
       for (double factor : {0.75, 0.9, 1.12, 1.3}) with_rows(factor);
