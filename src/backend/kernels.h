@@ -166,7 +166,7 @@ class Kernels {
 
   /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or
   /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first). Kernels made with int8_products
-  /// quantize rows of x that meet a quantized W to int8 first (backend/symmetric_quant.h) and sum in integers within a group.
+  /// quantize rows of x to int8 first where W has an integer_group() (backend/symmetric_quant.h), and sum in integers within a group.
   virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) = 0;
 
   /// Rows [num_rows, cols] of an unquantized or a blocked type as rows of another, which is not blocked; `range` is for quantized ones. False if one that was to be quantized is not

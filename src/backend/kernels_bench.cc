@@ -107,15 +107,14 @@ void bench_quantized_linear(benchmark::State& state) {
   state.counters["W GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(bytes * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-/// Arguments: N, K, T, the number of a DType, whether it is FP4 with MXFP4's scales: weights as they are shipped quantized, from RAM as above.
+/// Arguments: N, K, T, the number of a DType, whether it is FP4 with MXFP4's scales, whether products are in integers: weights as they are shipped quantized, from RAM as above.
 void bench_shipped_linear(benchmark::State& state) {
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
   const auto dtype = static_cast<DType>(state.range(3));
   const bool is_mxfp4 = state.range(4) == 1;
   state.SetLabel(is_mxfp4 ? "mxfp4" : std::string(dtype_name(dtype)));
-  auto kernels = make_cpu_kernels({0, compute_dtype()});
-  CodeFormat format = usual_format(dtype, n, k);
-  if (is_mxfp4) format.scale_type = ScaleType::kE8M0, format.scale_columns = 32, format.num_groups = k / 32, format.has_global = false;
+  auto kernels = make_cpu_kernels({0, compute_dtype(), state.range(5) == 1});
+  const CodeFormat format = is_mxfp4 ? mxfp4_format(k) : usual_format(dtype, n, k);
   const int64_t bytes = n * row_bytes(dtype, k), copies = std::min<int64_t>(64, kGiB / bytes);
   const ArenaBytes codes(copies * bytes);
   std::memset(codes.data(), 0x35, static_cast<size_t>(copies * bytes));
@@ -271,10 +270,11 @@ void quantized_shapes(benchmark::internal::Benchmark* bench) {
 }
 BENCHMARK(bench_quantized_linear)->Apply(quantized_shapes);
 void shipped_shapes(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"N", "K", "T", "dtype", "mxfp4"})->Unit(benchmark::kMillisecond)->UseRealTime();
+  bench->ArgNames({"N", "K", "T", "dtype", "mxfp4", "integers"})->Unit(benchmark::kMillisecond)->UseRealTime();
   for (int dtype = static_cast<int>(DType::kFp8); dtype <= static_cast<int>(kLastDType); ++dtype)
-    for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, dtype, 0});
-  for (int64_t t : {1, 16, 32, 64, 256}) bench->Args({2880, 2880, t, static_cast<int>(DType::kFp4), 1});
+    for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, dtype, 0, 0});
+  for (int64_t integers : {0, 1})
+    for (int64_t t : {1, 8, 16, 32, 64, 256}) bench->Args({2880, 2880, t, static_cast<int>(DType::kFp4), 1, integers});
 }
 BENCHMARK(bench_shipped_linear)->Apply(shipped_shapes);
 BENCHMARK(bench_quantize)->ArgNames({"bits", "mse"})->Args({4, 0})->Args({4, 1})->Args({8, 0})->Unit(benchmark::kMillisecond)->UseRealTime();

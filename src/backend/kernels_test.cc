@@ -507,7 +507,7 @@ void add_routing_cases(std::vector<OperationCase>& cases) {
         Router{"sparse_mixer", {.num_experts = 40, .experts_per_row = 2, .score = RouterScore::kSparseMixer, .nearness = 0.3f}}, Router{"all", {3, 3}}})
     cases.push_back({fmt::format("choose_experts_{}", router.name), [=](Kernels& kernels, Rng& rng) {
                        const RouterRule& rule = router.rule;
-                       const int64_t rows = 7, E = rule.num_experts;
+                       const int64_t rows = 61, E = rule.num_experts;  // enough for several threads
                        Floats logits, bias, out;
                        auto add_steps = [&](Floats& to, float step, int64_t first) {
                          std::vector<int64_t> steps(static_cast<size_t>(E));

@@ -102,24 +102,41 @@ void choose_experts_of_row(const RouterRule& rule, std::span<float> logits, std:
   for (size_t i = 0; i < k; ++i) choices[i].weight *= rule.normalized ? rule.scale / std::max(sum, std::numeric_limits<float>::min()) : rule.scale;
 }
 
+void HostKernels::share_rows(int64_t num_rows, int64_t /*cols*/, const std::function<void(int64_t, int64_t)>& work) { work(0, num_rows); }
+
+void HostKernels::add_row(const float* x, int64_t cols, float factor, float* y) {
+  for (int64_t i = 0; i < cols; ++i) y[i] += factor * x[i];
+}
+
 void HostKernels::choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) {
   std::vector<float> values(bias.empty() ? 0 : static_cast<size_t>(bias.cols));
   for (size_t i = 0; i < values.size(); ++i) values[i] = load_float(bias.data(), bias.dtype, static_cast<int64_t>(i));
-  for (int64_t row = 0; row < num_rows; ++row)
-    choose_experts_of_row(rule, {logits + row * rule.num_experts, static_cast<size_t>(rule.num_experts)}, values, choices + row * rule.experts_per_row);
+  share_rows(num_rows, rule.num_experts * rule.experts_per_row, [&](int64_t first, int64_t count) {
+    for (int64_t row = first; row < first + count; ++row)
+      choose_experts_of_row(rule, {logits + row * rule.num_experts, static_cast<size_t>(rule.num_experts)}, values, choices + row * rule.experts_per_row);
+  });
 }
 
 void HostKernels::pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) {
   const int64_t bytes = size_bytes(act_dtype(), cols);
-  for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out + static_cast<int64_t>(i) * bytes, x + rows[i].row * bytes, static_cast<size_t>(bytes));
+  share_rows(std::ssize(rows), cols, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) std::memcpy(out + i * bytes, x + rows[static_cast<size_t>(i)].row * bytes, static_cast<size_t>(bytes));
+  });
 }
 
 void HostKernels::add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) {
-  for (size_t i = 0; i < rows.size(); ++i) add_scaled(x + static_cast<int64_t>(i) * cols, cols, rows[i].weight, y + rows[i].row * cols);
+  share_rows(std::ssize(rows), cols, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) {
+      const WeightedRow& to = rows[static_cast<size_t>(i)];
+      add_row(x + i * cols, cols, to.weight, y + to.row * cols);
+    }
+  });
 }
 
 void HostKernels::add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) {
-  for (int64_t t = 0; t < num_rows; ++t) add_scaled(x + t * cols, cols, factor * (1 / (1 + std::exp(-gates[t]))), y + t * cols);
+  share_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+    for (int64_t t = first; t < first + count; ++t) add_row(x + t * cols, cols, factor * (1 / (1 + std::exp(-gates[t]))), y + t * cols);
+  });
 }
 
 }  // namespace flexgen

@@ -6,15 +6,34 @@
 #include <cmath>
 #include <cstdint>
 
-#include "tensor/dtype.h"
+#include "tensor/code_format.h"
+#include "tensor/weight_view.h"
 
 namespace flexgen {
 
-/// x [cols] -> codes [cols] and scales [ceil(cols / 64)]: in each group scale = max|x| / 127 and code = round_half_even(x * (127 / max|x|)), all in fp32; a value
+/// Columns of inputs that share a scale where they meet this weight in integers: as many as its own groups have, 64 of int8 and int4, and 32 of types whose codes are whole numbers (or
+/// halves of them) around one that means zero. 0: it is not multiplied in integers.
+inline int64_t integer_group(DType dtype, const CodeFormat* format) {
+  constexpr int64_t kPart = 32;
+  switch (dtype) {
+    case DType::kInt8:
+    case DType::kInt4: return kQuantGroup;
+    case DType::kQ4_0:
+    case DType::kQ8_0:
+    case DType::kIQ4_NL:
+    case DType::kMXFP4: return kPart;
+    case DType::kFp4:
+      return format && format->scale_columns == kPart && format->scale_rows == 1 && !format->has_global && !format->has_order ? kPart : 0;  // gpt-oss's MXFP4
+    default: return 0;
+  }
+}
+inline int64_t integer_group(const WeightView& weight) { return integer_group(weight.dtype, weight.format); }
+
+/// x [cols] -> codes [cols] and scales [ceil(cols / group)]: in each group scale = max|x| / 127 and code = round_half_even(x * (127 / max|x|)), all in fp32; a value
 /// comes back as code * scale. Zeros, and groups so small that 127 / max|x| is no finite number, have scale 0; a group that is not finite has scale NaN.
-inline void quantize_symmetric(const float* x, int64_t cols, int8_t* codes, float* scales) {
-  for (int64_t first = 0; first < cols; first += kQuantGroup) {
-    const int64_t end = std::min(cols, first + kQuantGroup);
+inline void quantize_symmetric(const float* x, int64_t cols, int64_t group, int8_t* codes, float* scales) {
+  for (int64_t first = 0; first < cols; first += group) {
+    const int64_t end = std::min(cols, first + group);
     float largest = 0;
     bool finite = true;
     for (int64_t i = first; i < end; ++i) {
@@ -25,7 +44,7 @@ inline void quantize_symmetric(const float* x, int64_t cols, int8_t* codes, floa
     if (!std::isfinite(inverse)) inverse = scale = 0;
     if (!finite) inverse = 0, scale = NAN;
     for (int64_t i = first; i < end; ++i) codes[i] = static_cast<int8_t>(inverse == 0 ? 0.0f : std::nearbyint(x[i] * inverse));
-    scales[first / kQuantGroup] = scale;
+    scales[first / group] = scale;
   }
 }
 

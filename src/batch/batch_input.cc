@@ -186,7 +186,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
   BatchInput input(InputText::open(path, directory, stop), directory);
   input.path_ = path;
   input.limits_ = limits;
-  input.limits_.now = info.st_mtime;
+  if (limits.now == 0) input.limits_.now = info.st_mtime;
   input.modified_s_ = info.st_mtime;
   input.read_file(stop);
   if (!stop) input.find_duplicates(stop);

@@ -29,7 +29,7 @@ struct ModelLimits {
   int64_t text_bytes_per_token = 0;                    ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
   std::shared_ptr<const ChatTemplate> chat = nullptr;  ///< null: conversations are refused, but for planning
   std::string no_chat = "";                            ///< why there is none, where more can be said than that the model has none
-  std::time_t now = 0;                                 ///< the time that a chat template may tell
+  std::time_t now = 0;                                 ///< the time that a chat template may tell; 0: when the batch was written
   std::optional<Endpoint> endpoint = std::nullopt;     ///< the one that all lines must be for; nothing: lines say
   bool ends_answers = true;                            ///< the model has end tokens
 

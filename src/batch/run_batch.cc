@@ -424,16 +424,23 @@ bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job
   return true;
 }
 
+/// With the time that the job was begun with: prompts of chat templates that tell the date stay the same, whatever copy of the input a resumed job or a replica reads.
+ModelLimits limits_of_job(const BatchModel& model, int64_t created_s) {
+  ModelLimits limits = model.limits;
+  limits.now = created_s;
+  return limits;
+}
+
 }  // namespace
 
 BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
                          std::function<void()> request_stop) {
   const std::string directory = spill_directory(files.output);
-  BatchInput input = BatchInput::scan(files.input, model.limits, stop, directory);
   LineSet todo(directory);
   const ReplicaJob job = hear_replica_job(*replicas.world, todo);
   BatchOutcome outcome;
   if (todo.count() == 0) return outcome;
+  BatchInput input = BatchInput::scan(files.input, limits_of_job(model, job.created_s), stop, directory);
   if (input.stopped()) {  // the others answer its share
     outcome.stopped = true;
     Event end = hear_the_end(*replicas.world, std::move(request_stop));
@@ -479,6 +486,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
   job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
+  if (const int64_t begun_s = job.identity().created_s; model.limits.chat && begun_s != created_of(input.modified_s()))
+    input = BatchInput::scan(input.path(), limits_of_job(model, begun_s), stop, directory);
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();

@@ -10,6 +10,7 @@
 
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 #include <set>
 
 #include "base/error.h"
@@ -18,6 +19,7 @@
 #include "batch/choice_store.h"
 #include "batch/fake_runner.h"
 #include "batch/job.h"
+#include "text/chat_template.h"
 
 namespace flexgen::run_batch_test {
 namespace {
@@ -400,6 +402,35 @@ TEST_F(RunBatch, RefusesAWeightFileThatWasWrittenToSince) {
   }
   model_.files["b.safetensors"] = {1, 12, 1000, 6};  // a copy: the fingerprint decides
   run();
+}
+
+// A template that tells the date tells that of the job's beginning, whatever copy of the input it goes on with.
+TEST_F(RunBatch, TheDateOfPromptsStaysThatOfTheJobsBeginning) {
+  const auto chat = [&](const std::string& id) { return line(id, R"("messages":[{"role":"user","content":")" + id + "\"}]"); };
+  std::string text;
+  for (const char* id : {"a", "b", "c", "d"}) text += std::regex_replace(chat(id), std::regex("/v1/completions"), "/v1/chat/completions");
+  write_text(in_, text);
+  model_.limits.chat = std::make_shared<const ChatTemplate>(
+      std::map<std::string, std::string>{{"default", "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"}}, "a file",
+      ChatTemplate::SpecialTokens());
+  const auto date_in_to = [&](std::time_t time) {
+    const timespec times[2]{{time, 0}, {time, 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
+  };
+  std::set<std::string> years;
+  FakeRunner first, second;
+  for (FakeRunner* runner : {&first, &second})
+    runner->change = [&](const Request& request, Completion&) {
+      std::string year;
+      for (size_t i = 0; i < 4; ++i) year += static_cast<char>(request.prompt[request.prompt.size() - 5 + i]);
+      years.insert(year);
+    };
+  first.stop_after = 2;
+  date_in_to(1'000'000'000);  // 2001
+  run(first);
+  date_in_to(1'700'000'000);  // 2023
+  EXPECT_EQ(run(second).kept, 2);
+  EXPECT_EQ(years, std::set<std::string>{"2001"});
 }
 
 TEST_F(RunBatch, KeepsWhatItsFirstPlanChose) {

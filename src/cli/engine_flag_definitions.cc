@@ -50,7 +50,7 @@ void add_precision_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command
       .choice(
           "--matmul-dtype", flags.matmul_dtype, {"auto", "int8"},
-          "products with int4 or int8 weights: auto (weights become the compute dtype), int8 (inputs are quantized to int8 per token in groups of 64 and multiplied in integers: faster where there is no bf16 arithmetic; changes answers a little)")
+          "products with int4 or int8 weights, or with MXFP4, Q4_0, Q8_0 and IQ4_NL as shipped: auto (weights become the compute dtype), int8 (inputs are quantized to int8 per token in groups of 64, or 32, and multiplied in integers: faster; changes answers a little)")
       ->capture_default_str();
   command
       .choice(
@@ -148,8 +148,8 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
   if (flags.backend == "reference" && flags.compute_dtype == "bf16") fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
   if (flags.matmul_dtype == "int8")
     for (const std::string& weights : split_list(flags.weight_dtype))
-      if (weights != "int4" && weights != "int8")
-        fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
+      if (weights == "bf16" || weights == "fp16")
+        fail_user("--matmul-dtype int8: {} weights are not multiplied in integers; give --weight-dtype int4 or int8", weights);
   if (flags.chooses_dtypes()) {
     const std::string lists = fmt::format("--weight-dtype {} --kv-cache-dtype {}", flags.weight_dtype, flags.kv_cache_dtype);
     if (command.get_name() == "eval" || command.get_name() == "generate" || command.get_name() == "chat" || command.get_name() == "serve")

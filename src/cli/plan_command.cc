@@ -128,6 +128,7 @@ int plan_command(const PlanOptions& given) {
   if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
   engine = with_types(engine, choice.types);
   model = model_to_plan(engine, open_model);
+  check_matmul_dtype(engine, *model);
   const Precision precision = precision_of(engine, *model);
 
   std::map<DType, std::unique_ptr<Model>> others;

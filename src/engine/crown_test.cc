@@ -366,6 +366,11 @@ TEST_P(QuantizedCrown, QuantizedAgain) { run_crown(3, 73, "cpu", "int4", "int8")
 TEST_P(QuantizedCrown, Device) { run_crown(10, 74, "cpu", "auto", "auto", "emulated-gpu"); }
 /// Its own kernels, attention on either side; on an emulated block of threads, and where there is one on a GPU.
 TEST_P(QuantizedCrown, CudaEmulated) { run_on_cuda("emulated-gpu-cuda", 2); }
+/// Those that are multiplied in integers as they lie, beside matrices in 16 bits.
+class QuantizedInIntegers : public QuantizedCrown {};
+TEST_P(QuantizedInIntegers, AsTheyLie) { run_crown(10, 76, "cpu", "auto", "int8"); }
+TEST_P(QuantizedInIntegers, Reference) { run_crown(3, 77, "reference", "auto", "int8"); }
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedInIntegers, testing::Values("mxfp4", "gpt_oss"), family_of);
 class QuantizedOnGpu : public QuantizedCrown {};
 TEST_P(QuantizedOnGpu, AsTheyLie) {
   if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;

@@ -54,8 +54,6 @@ bool has_dtype(const Model& model, DType dtype) {
 std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
   const bool int8_products = options.matmul_dtype == "int8";
   if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
-  if (int8_products && options.weight_dtype != "int4" && options.weight_dtype != "int8")
-    fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
   return find_backend(options.backend).make_processor_kernels({options.threads, dtype, int8_products});
 }
 
@@ -81,6 +79,7 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
+  if (!device_) check_matmul_dtype(options_, *model_);
   if (device_) open_device();
   else kernels_ = make_kernels(options_, compute_dtype_);
   if (options_.stages.num_stages() > 1) keep_own_layers();

@@ -23,7 +23,7 @@ struct EngineOptions {
   std::string compute_dtype = "auto";        ///< "auto", "bf16", "f32": arithmetic of the cpu backend
   std::string weight_dtype = "auto";         ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
   std::string weight_quantization = "auto";  ///< of int8 and int4 weights: "minmax", "mse" (GroupRange), "auto" (mse for int4, minmax for int8)
-  std::string matmul_dtype = "auto";  ///< "auto" (the arithmetic's), "int8": products with quantized weights in integers; needs an int8 or int4 weight_dtype
+  std::string matmul_dtype = "auto";         ///< "auto" (the arithmetic's), "int8": products in integers with weights that have an integer_group()
   std::function<void(int64_t, int64_t)> prepare_progress;  ///< (bytes done, in all) while weights are prepared; may be empty
   std::string kv_cache_dtype = "auto";                     ///< "auto" (the arithmetic's), "bf16", "int8", "int4"
   std::string kv_cache_rotation = "none";                  ///< "none", "hadamard" (keys)

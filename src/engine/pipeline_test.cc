@@ -300,9 +300,10 @@ TEST(Pipeline, SharingInt4Sparse) { pipeline_sharing("llama", kLlama, DType::kBF
 
 /// Weights as they are shipped quantized, a block on each rank.
 TEST(Pipeline, ShippedFormats) {
-  for (const char* name : {"fp8", "fp8-experts", "packed4-zeros", "gptq", "awq"}) {
+  for (const char* name : {"fp8", "fp8-experts", "packed4-zeros", "gptq", "awq", "gpt_oss"}) {
     SCOPED_TRACE(name);
     EngineOptions plain = plain_options(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name);
+    if (std::string_view(name) == "gpt_oss") plain.matmul_dtype = "int8";  // in its experts alone
     std::mt19937 random(12);
     const auto requests = random_requests(random, 9);
     const Outcome expected = run({plain}, requests);

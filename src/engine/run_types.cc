@@ -1,8 +1,10 @@
 #include "engine/run_types.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "backend/backends.h"
+#include "backend/symmetric_quant.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -30,6 +32,17 @@ std::optional<DType> weight_dtype_of(const EngineOptions& options) {
   for (auto [name, dtype] : known)
     if (options.weight_dtype == name) return dtype;
   fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
+void check_matmul_dtype(const EngineOptions& options, const Model& model) {
+  if (options.matmul_dtype != "int8") return;
+  const std::optional<DType> made = weight_dtype_of(options);
+  const auto in_integers = [&](const WeightSpec& weight) {
+    return !weight.always_resident && integer_group(weight.dtype, weight.codes ? &weight.codes->format : nullptr) > 0;
+  };
+  if (made ? integer_group(*made, nullptr) == 0 : std::none_of(model.weights().begin(), model.weights().end(), in_integers))
+    fail_user(
+        "--matmul-dtype int8: int4 and int8 weights are multiplied in integers, and those that are shipped as MXFP4, Q4_0, Q8_0 or IQ4_NL; of these there are none here; add --weight-dtype int4 or int8");
 }
 
 Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {

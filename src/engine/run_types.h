@@ -16,6 +16,8 @@ DType compute_dtype_of(const EngineOptions& options, const Model& model, const D
 DType kv_dtype_of(const std::string& name, DType compute_dtype);
 /// The type that the matrices are to have; nothing if they are to be used as they are.
 std::optional<DType> weight_dtype_of(const EngineOptions& options);
+/// Throws Error{user} where products were to be in integers and the model, whole and as its files have it, would have no weight for that.
+void check_matmul_dtype(const EngineOptions& options, const Model& model);
 /// The arithmetic and the types of a run, whether its weights are prepared already or not.
 Precision precision_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
 /// How the ranges of int4 and int8 weights are chosen; `weights`: weight_dtype_of(). Error{user} too for a way that is given where no weights are quantized.

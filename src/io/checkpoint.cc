@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <filesystem>
 #include <set>
 #include <string_view>
@@ -85,7 +86,7 @@ std::string read_header(File& file) {
   return read_text(file, 8, static_cast<int64_t>(length));
 }
 
-/// A few sectors spread over the data.
+/// A few sectors spread over the data. Nearly all of them are of experts where there are some.
 void add_samples(Fingerprint& fingerprint, File& file, int64_t data_start) {
   constexpr int64_t kSamples = 16, kSampleBytes = 1024;
   const int64_t data_bytes = file.size() - data_start;
@@ -93,6 +94,20 @@ void add_samples(Fingerprint& fingerprint, File& file, int64_t data_start) {
     const int64_t at = data_bytes / kSamples * i;
     fingerprint.add(read_text(file, data_start + at, std::min(kSampleBytes, data_bytes - at)));
   }
+}
+
+/// One of many tensors that are alike, of which samples over the data meet enough.
+bool is_of_one_expert(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = name.find(kExperts);
+  return at != std::string_view::npos && at + kExperts.size() < name.size() && std::isdigit(static_cast<unsigned char>(name[at + kExperts.size()])) != 0;
+}
+
+/// The middle of a tensor: fine-tunes may have changed those of attention alone, say.
+void add_sample_of(Fingerprint& fingerprint, File& file, std::string_view name, int64_t offset, int64_t bytes) {
+  constexpr int64_t kSampleBytes = 256;
+  if (bytes > 0 && !is_of_one_expert(name))
+    fingerprint.add(read_text(file, offset + std::max<int64_t>(0, (bytes - kSampleBytes) / 2), std::min(kSampleBytes, bytes)));
 }
 
 }  // namespace
@@ -129,6 +144,8 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
     fingerprint.add(std::to_string(file->size()));
     fingerprint.add(header);
     add_samples(fingerprint, *file, data_start);
+    for (const auto* found : {&tensors, &coded})
+      for (const auto& [name, location] : *found) add_sample_of(fingerprint, *file, name, location.offset, location.bytes);
     const auto add = [&](std::map<std::string, TensorLocation>& found, std::map<std::string, TensorLocation>& all) {
       for (auto& [name, location] : found) {
         location.file = static_cast<int>(checkpoint.files_.size());
@@ -169,11 +186,13 @@ Checkpoint Checkpoint::open_gguf(const std::string& path, nlohmann::json* metada
     fingerprint.add(std::to_string(file->size()));
     fingerprint.add(read_text(*file, 0, std::min(head.data_start, file->size())));
     if (file->size() > head.data_start) add_samples(fingerprint, *file, head.data_start);
-    for (const GgufTensor& tensor : head.tensors)
+    for (const GgufTensor& tensor : head.tensors) {
+      add_sample_of(fingerprint, *file, tensor.name, tensor.offset, tensor.bytes);
       if (!checkpoint.tensors_
                .try_emplace(tensor.name, TensorLocation{tensor.dtype, tensor.shape, static_cast<int>(checkpoint.files_.size()), tensor.offset, tensor.bytes})
                .second)
         fail_user("{}: tensor '{}' is in another part too; the model is broken, fetch it again", part, printable(tensor.name));
+    }
     checkpoint.files_.push_back(part);
   }
   checkpoint.fingerprint_ = fingerprint.hex();

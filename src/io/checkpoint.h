@@ -71,8 +71,8 @@ class Checkpoint {
   /// Tensors of types that mean something only together with others, such as codes of quantized weights.
   const std::map<std::string, TensorLocation>& coded() const { return coded_; }
   const TensorLocation* find_coded(const std::string& name) const;
-  /// Identifies the content: file names, sizes, headers, and a few samples of the weights' bytes, as two fine-tunes of
-  /// one model differ in nothing else. 32 hex digits.
+  /// Identifies the content: file names, sizes, headers, and samples of the weights' bytes, of each tensor but those of single experts, as two fine-tunes of
+  /// one model differ in nothing else, and maybe in few tensors. 32 hex digits.
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:

@@ -321,6 +321,19 @@ TEST(Checkpoint, FingerprintTellsContentsApart) {
   EXPECT_NE(Checkpoint::open(other_header.path()).fingerprint(), fingerprint);
 }
 
+// A fine-tune may differ in attention alone, which is a few percent of a mixture.
+TEST(Checkpoint, FingerprintSeesEveryTensorBesideExperts) {
+  const std::string header =
+      R"({"m.experts.0.w":{"dtype":"BF16","shape":[512,1024],"data_offsets":[0,1048576]},"q":{"dtype":"BF16","shape":[8,64],"data_offsets":[1048576,1049600]}})";
+  const auto fingerprint = [&](char in_q) {
+    TestFolder folder;
+    folder.put("model.safetensors", safetensors(header, std::string(1 << 20, 'e') + std::string(1024, in_q)));
+    return Checkpoint::open(folder.path()).fingerprint();
+  };
+  EXPECT_EQ(fingerprint('q'), fingerprint('q'));
+  EXPECT_NE(fingerprint('q'), fingerprint('r'));
+}
+
 TEST(SafetensorsWriter, RoundTrip) {
   TestFolder folder;
   std::mt19937_64 random(1);

@@ -12,7 +12,7 @@ namespace flexgen {
 class MeasuredWeight {
  public:
   MeasuredWeight(DType dtype, int64_t rows, int64_t cols)
-      : format_(is_scaled(dtype) ? std::make_unique<CodeFormat>(usual_format(dtype, rows, cols)) : nullptr) {
+      : format_(is_scaled(dtype) ? std::make_unique<CodeFormat>(dtype == DType::kFp4 ? mxfp4_format(cols) : usual_format(dtype, rows, cols)) : nullptr) {
     memory_.emplace_back(rows * row_bytes(dtype, cols));
     view_ = {dtype, rows, cols, {{memory_.front().data(), rows}}, format_.get()};
     for (int part = 0; format_ && part < kNumCodeParts; ++part)

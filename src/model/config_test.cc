@@ -77,7 +77,8 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
   EXPECT_EQ(q.method, Method::kFp8);
   EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
   EXPECT_THAT(quantization(R"({"quant_method": "fp8", "weight_block_size": null})").schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));
-  EXPECT_THAT(quantization(R"({"quant_method": "fp8"})").schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
+  EXPECT_THAT(quantization(R"({"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]})").schemes,
+              ElementsAre(QuantizationScheme{8, true, false, 128, 128}, QuantizationScheme{8, true, false, 0, 0}));
   q = quantization(
       R"({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}, "config_groups": {"group_0": {}}})");
   EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));

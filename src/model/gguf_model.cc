@@ -3,8 +3,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
+#include <string>
 
 #include "base/error.h"
 #include "io/checked_json.h"
@@ -26,11 +28,17 @@ Json end_tokens(const Json& metadata, const std::string& source) {
   std::set<int64_t> ids;
   for (const char* name : {"eos_token_id", "eot_token_id", "eom_token_id"})
     if (const int64_t id = gguf_id_or(metadata, std::string("tokenizer.ggml.") + name, -1, source); id >= 0) ids.insert(id);
+  std::map<std::string, int64_t> known;
   if (const Json* tokens = gguf_field(metadata, "tokenizer.ggml.tokens"); tokens && tokens->is_array())
     for (size_t id = 0; id < tokens->size(); ++id)
-      for (const char* known : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-                                "<|eom_id|>", "<EOT>", "_<EOT>"})
-        if ((*tokens)[id] == known) ids.insert(static_cast<int64_t>(id));
+      for (const char* name :
+           {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>", "<turn|>", "<|tool_response>",
+            "<end_of_utterance>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]"})
+        if ((*tokens)[id] == name) known[name] = static_cast<int64_t>(id);
+  for (const auto& [name, id] : known) ids.insert(id);
+  // In gpt-oss's answers it ends a message, after which others come: the last ends with another.
+  const bool has_messages = (known.contains("<|return|>") && known.contains("<|call|>")) || (known.contains("<|calls|>") && known.contains("<|flush|>"));
+  if (has_messages && known.contains("<|end|>")) ids.erase(known["<|end|>"]);
   return ids;
 }
 

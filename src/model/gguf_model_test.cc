@@ -20,7 +20,7 @@ using testing::HasSubstr;
 
 constexpr uint64_t kWidth = 64, kTokens = 5;
 
-TestGguf fields(const std::string& architecture) {
+TestGguf fields(const std::string& architecture, const std::vector<std::string>& tokens = {"a", "b", "<|im_end|>", "c", "</s>"}) {
   TestGguf gguf;
   gguf.text("general.architecture", architecture)
       .number(architecture + ".embedding_length", kWidth)
@@ -30,7 +30,7 @@ TestGguf fields(const std::string& architecture) {
       .number(architecture + ".attention.head_count", 2)
       .number(architecture + ".attention.head_count_kv", 1)
       .real(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f)
-      .texts("tokenizer.ggml.tokens", {"a", "b", "<|im_end|>", "c", "</s>"})
+      .texts("tokenizer.ggml.tokens", tokens)
       .number("tokenizer.ggml.eos_token_id", 4)
       .number("tokenizer.ggml.bos_token_id", 1);
   return gguf;
@@ -78,6 +78,20 @@ TEST(GgufModel, FieldsBecomeAConfig) {
   EXPECT_EQ(loaded->weights()[0].dtype, DType::kQ8_0);
   EXPECT_EQ(loaded->weights()[0].bytes(), 5 * 68);
   EXPECT_EQ(loaded->files(), std::vector<std::string>{path});
+}
+
+// gpt-oss ends each message so, and its answers have several; other models end their turns so.
+TEST(GgufModel, TheEndOfAMessageEndsNoAnswer) {
+  TestFolder folder;
+  const auto end_tokens = [&](const std::vector<std::string>& tokens) {
+    TestGguf gguf = fields("llama", tokens);
+    gguf.number("tokenizer.ggml.eot_token_id", 0);
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("m.gguf", gguf.bytes())).config.eos;
+  };
+  EXPECT_THAT(end_tokens({"<|end|>", "a", "<|call|>", "b", "<|return|>"}), ElementsAre(2, 4));
+  EXPECT_THAT(end_tokens({"<|end|>", "<|flush|>", "<|calls|>", "b", "</s>"}), ElementsAre(1, 2, 4));
+  EXPECT_THAT(end_tokens({"<|end|>", "a", "b", "<turn|>", "</s>"}), ElementsAre(0, 3, 4));
 }
 
 TEST(GgufModel, AnglesAreScaledLinearlyWhereNoTypeIsGiven) {  // files from before there were types, as llama.cpp reads them

@@ -84,11 +84,14 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
   fields.only("expert_dtype", "fp8");
   const std::string inputs = fields.text_or("activation_scheme", "dynamic");
   if (inputs != "dynamic" && inputs != "static") fields.refuse("activation_scheme", fmt::format("is '{}'; dynamic and static are known", printable(inputs)));
-  QuantizationScheme scheme{.bits = 8, .is_float = true, .scale_rows = 0};
-  if (fields.find("weight_block_size")) std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
-  else if (!fields.contains("weight_block_size")) scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
+  QuantizationScheme of_matrices{.bits = 8, .is_float = true, .scale_rows = 0}, of_blocks = of_matrices;
+  of_blocks.scale_rows = of_blocks.scale_columns = 128;
+  if (fields.find("weight_block_size")) std::tie(of_blocks.scale_rows, of_blocks.scale_columns) = read_block(fields, "weight_block_size");
+  const bool is_null = fields.contains("weight_block_size") && !fields.find("weight_block_size");
+  if (!is_null) quantization.schemes.push_back(of_blocks);
+  // Where nothing is said, transformers means blocks, and AutoFP8 one scale a matrix: the scales' shapes tell.
+  if (!fields.find("weight_block_size")) quantization.schemes.push_back(of_matrices);
   fields.harmless({"scale_fmt", "dequantize", "kv_cache_scheme"});  // scales have a type of their own in the files; the cache's type is the job's choice
-  quantization.schemes.push_back(scheme);
   tell_of_inputs(fields, inputs == "static");
 }
 

@@ -12,7 +12,7 @@ namespace flexgen {
 /// What the first stage tells the others to do next.
 enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
 
-/// First stage: to all others; nothing with one stage. Of the workload all but the lengths of sequences goes along. Throws Error{peer}.
+/// First stage: to all others; nothing with one stage. The workload goes along, so that all reserve the same pages for it: 350 kB at most. Throws Error{peer}.
 void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {});
 /// Later stages: waits for the next one.
 std::pair<StageCommand, Workload> next_command(const StageLink& stages);

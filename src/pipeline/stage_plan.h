@@ -13,9 +13,9 @@ namespace flexgen {
 /// What a stage knows of the job, the others and its own machine.
 struct StagePlanInput {
   StageLink link;
-  const Model& model;        ///< the stage's own layers
-  const Model& whole;        ///< all, in the types in which the stages have them
-  const Workload& workload;  ///< the lengths of its sequences are wanted on the first stage alone
+  const Model& model;  ///< the stage's own layers
+  const Model& whole;  ///< all, in the types in which the stages have them
+  const Workload& workload;
   Budgets budgets;
   PolicyRequest request;  ///< what the user fixed wins
   Precision precision;

@@ -107,7 +107,7 @@ TEST(Planner, ReservesPagesForAllSlots) {
     Job job = job_of("smollm2-135m", 64, {prompt, prompt}, {generated, generated});
     const Policy policy = policy_of_sizes(*job.model, job.workload, DType::kBF16, 32, 2, 2, 32 * prompt);
     EXPECT_EQ(steps_of(job, policy), static_cast<double>(generated)) << prompt << " " << generated;
-    Workload means = job.workload;  // what later stages know
+    Workload means = job.workload;
     means.sample.clear();
     EXPECT_GE(policy_of_sizes(*job.model, means, DType::kBF16, 32, 2, 2, 32 * prompt).pages_per_micro_batch, policy.pages_per_micro_batch);
   }
@@ -306,9 +306,9 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   EXPECT_EQ(prefix_pages(shared, page, 8), 64 + 64);  // of two groups, when one follows the other
   EXPECT_EQ(prefix_pages(shared, page, 64), 8 * 64);
   EXPECT_EQ(prefix_pages(apart, page, 64), 0);
-  Workload later_stage = shared;
-  later_stage.sample.clear();
-  EXPECT_EQ(prefix_pages(later_stage, page, 64), 8 * 64);
+  Workload means = shared;
+  means.sample.clear();
+  EXPECT_EQ(prefix_pages(means, page, 64), 8 * 64);
   const auto ends_of = [&](const Workload& workload, int64_t block) {
     Policy policy;
     policy.micro_batch_size = block;
@@ -319,7 +319,7 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   EXPECT_EQ(ends_of(shared, 8), 2 + 1);
   EXPECT_EQ(ends_of(shared, 64), 8);
   EXPECT_EQ(ends_of(apart, 64), 0);
-  EXPECT_EQ(ends_of(later_stage, 64), 0);
+  EXPECT_EQ(ends_of(means, 64), 0);
   Workload nested;  // all begin with 32 pages
   for (int64_t i = 0; i < 64; ++i) nested.add(65 * page, 16, false, false, {}, {64 * page, i == 0 ? 0 : i % 8 == 0 ? 32 * page : 64 * page});
   EXPECT_EQ(ends_of(nested, 8), 1 + 2 + 2);

@@ -19,7 +19,7 @@ int64_t own_pages(const Workload& workload, int64_t page_tokens, int64_t slots) 
   int64_t sum = 0;
   for (const SequenceLength& length : workload.sample) sum += pages_of_sequence(length.prompt, length.max_tokens, page_tokens) - length.prefix / page_tokens;
   double mean = workload.sample.empty() ? 1 : static_cast<double>(sum) / static_cast<double>(workload.sample.size());
-  // A later stage knows the means alone, and lines that are skipped may be others: the last page is half full on average, or as full in all.
+  // Where lengths are not known, and lines that are skipped may be others: the last page is half full on average, or as full in all.
   if (workload.sample.empty() || workload.sample_stride > 1) {
     const double full = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / static_cast<double>(page_tokens);
     mean = std::max({mean, full + 0.5, std::ceil(full)});
@@ -55,7 +55,7 @@ int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequ
   if (workload.total_prefix_tokens == 0) return 0;
   const auto page = static_cast<double>(page_tokens);
   const double all_new = workload.new_prefix_tokens();
-  if (workload.sample.empty())  // a later stage, which knows the means alone
+  if (workload.sample.empty())
     return static_cast<int64_t>(
         std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));
   // All of the first one's prefix, and of each further one what the one before it has not.

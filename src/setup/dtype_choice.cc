@@ -64,6 +64,7 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
     const Precision precision = precision_of(one, *model);
     Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
+      check_matmul_dtype(one, *model);
       candidate.judged.time_s = make_plan({*model, workload, options.budgets, options.policy, precision.compute, precision.kv, hardware,
                                            kPlanningTimeS / static_cast<double>(pairs.size())})
                                     .prediction.time_s;

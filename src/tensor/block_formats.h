@@ -18,6 +18,9 @@ namespace flexgen::blocks {
 
 FLEXGEN_BLOCK_CODE float half_at(const uint8_t* p) { return float_from_f16(static_cast<uint16_t>(p[0] | p[1] << 8)); }
 
+/// What half of e2m1's steps are worth in a block of mxfp4 with the exponent e.
+FLEXGEN_BLOCK_CODE float mxfp4_step(uint32_t e) { return std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
+
 /// value_of() each of the codes of 32 elements in 16 bytes, the low halves of which are the first 16; with 16 times bit i of `high` added.
 template <typename ValueOf>
 FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, float* out, const ValueOf& value_of) {
@@ -69,8 +72,7 @@ FLEXGEN_BLOCK_CODE void with_values(const uint8_t* p, const Use& use) {
   } else {
     static_assert(kType == DType::kMXFP4);
     constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
-    const uint32_t e = p[0];
-    use(p + 1, [&, d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23)](int q) { return d * kTable[q]; });
+    use(p + 1, [&, d = mxfp4_step(p[0])](int q) { return d * kTable[q]; });
   }
 }
 

@@ -19,6 +19,11 @@ CodeFormat usual_format(DType dtype, int64_t rows, int64_t cols) {
   return format;
 }
 
+CodeFormat mxfp4_format(int64_t cols) {
+  constexpr int64_t kColumns = 32;
+  return {.scale_type = ScaleType::kE8M0, .scale_columns = kColumns, .num_groups = (cols + kColumns - 1) / kColumns};
+}
+
 int64_t beside_bytes(const CodeFormat& format, DType dtype, CodePart part, int64_t rows, int64_t cols) {
   const int64_t per_word = codes_per_word(dtype);
   switch (part) {

@@ -337,6 +337,8 @@ template <typename Use>
 
 /// The format that matrices of a type most often have, for those who measure: one scale for 128 columns, of FP8 for 128 x 128, of FP4 for 16.
 CodeFormat usual_format(DType dtype, int64_t rows, int64_t cols);
+/// That of kFp4 in gpt-oss: a power of two for 32 columns.
+CodeFormat mxfp4_format(int64_t cols);
 /// Bytes of a tensor beside the codes of a whole matrix; 0: there is none.
 int64_t beside_bytes(const CodeFormat& format, DType dtype, CodePart part, int64_t rows, int64_t cols);
 

@@ -18,6 +18,7 @@
 #include "backend/hadamard.h"
 #include "backend/kernels.h"
 #include "backend/routing.h"
+#include "backend/symmetric_quant.h"
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -87,7 +88,7 @@ class CpuKernels : public HostKernels {
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
-    if (linear_int8_ && is_grouped(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
+    if (linear_int8_ && integer_group(weight) > 0) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
     if (linear_float_) linear_float_->run(x, num_rows, weight, bias, accumulate, y);
     else linear_->run(x, num_rows, weight, bias, accumulate, y);
   }
@@ -200,6 +201,10 @@ class CpuKernels : public HostKernels {
       kernel.attend(mine, attention_scratch_.get() + worker * floats);
     });
   }
+
+ protected:
+  void share_rows(int64_t num_rows, int64_t cols, const std::function<void(int64_t, int64_t)>& work) override { for_rows(num_rows, cols, work); }
+  void add_row(const float* x, int64_t cols, float factor, float* y) override { vector_rows::add_scaled(x, cols, factor, y); }
 
  private:
   /// Calls work(first, count) on stretches of rows that cover [0, num_rows), in parallel if there

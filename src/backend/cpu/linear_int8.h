@@ -1,5 +1,5 @@
 #pragma once
-// LinearInt8: x W^T of the cpu backend in integer arithmetic, for quantized W: rows of x become int8 codes, tiles of W are packed in a worker's cache and go
+// LinearInt8: x W^T of the cpu backend in integer arithmetic, for W with an integer_group() (backend/symmetric_quant.h): rows of x become int8 codes, tiles of W are packed in a worker's cache and go
 // through all of them. A result depends on its row of x and its row of W alone. Not for two threads at once.
 
 #include <hwy/aligned_allocator.h>
@@ -17,7 +17,7 @@ class LinearInt8 {
   /// As Linear's.
   explicit LinearInt8(WorkerTeam& team);
 
-  /// As Kernels::linear for a quantized weight, x of `x_dtype` (unquantized).
+  /// As Kernels::linear for such a weight, x of `x_dtype` (unquantized).
   void run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y);
 
  private:
@@ -34,6 +34,7 @@ class LinearInt8 {
   hwy::AlignedUniquePtr<Worker[]> workers_;
   hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line
   std::vector<float> scales_, offsets_, bias_;
+  std::vector<int32_t> starts_;
   std::vector<LinearTile> tiles_;
 };
 

@@ -121,7 +121,7 @@ class ReferenceKernels : public HostKernels {
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     const auto* in = reinterpret_cast<const float*>(x);
     std::vector<double> inputs(in, in + num_rows * weight.cols);
-    if (int8_products_ && is_grouped(weight.dtype)) round_inputs(in, num_rows, weight.cols, inputs.data());
+    if (const int64_t group = integer_group(weight); int8_products_ && group > 0) round_inputs(in, num_rows, weight.cols, group, inputs.data());
     Weight w(weight);
     std::vector<float> row(static_cast<size_t>(weight.cols));
     for (int64_t n = 0; n < weight.rows; ++n) {
@@ -158,9 +158,7 @@ class ReferenceKernels : public HostKernels {
 
   void to_act(const float* x, int64_t count, std::byte* out) override { std::copy_n(x, count, reinterpret_cast<float*>(out)); }
 
-  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
-    for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
-  }
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override { add_row(x, count, factor, y); }
   void scale(float* x, int64_t count, float factor, float cap) override {
     for (int64_t i = 0; i < count; ++i) x[i] = cap == 0 ? factor * x[i] : cap * std::tanh(factor * x[i] / cap);
   }
@@ -224,12 +222,12 @@ class ReferenceKernels : public HostKernels {
 
  private:
   /// x [num_rows, cols] as it comes back from int8.
-  static void round_inputs(const float* x, int64_t num_rows, int64_t cols, double* out) {
+  static void round_inputs(const float* x, int64_t num_rows, int64_t cols, int64_t group, double* out) {
     std::vector<int8_t> codes(static_cast<size_t>(cols));
-    std::vector<float> scales(static_cast<size_t>(cols / kQuantGroup + 1));
+    std::vector<float> scales(static_cast<size_t>(cols / group + 1));
     for (int64_t t = 0; t < num_rows; ++t) {
-      quantize_symmetric(x + t * cols, cols, codes.data(), scales.data());
-      for (int64_t k = 0; k < cols; ++k) out[t * cols + k] = static_cast<double>(codes[static_cast<size_t>(k)]) * scales[static_cast<size_t>(k / kQuantGroup)];
+      quantize_symmetric(x + t * cols, cols, group, codes.data(), scales.data());
+      for (int64_t k = 0; k < cols; ++k) out[t * cols + k] = static_cast<double>(codes[static_cast<size_t>(k)]) * scales[static_cast<size_t>(k / group)];
     }
   }
 
