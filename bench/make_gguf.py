@@ -2,6 +2,7 @@
 """Writes a Llama, Qwen3 or gpt-oss checkpoint (bf16 safetensors; experts in MXFP4) as a GGUF file for llama.cpp, without a tokenizer: for benchmarks of dummy weights.
 
     python3 bench/make_gguf.py CHECKPOINT_DIR OUT.gguf       # needs PyPI gguf, numpy
+    python3 bench/make_gguf.py CHECKPOINT_DIR OUT.gguf --random   # a Qwen3 MoE's: a folder with config.json is enough; its matrices are Q4_0 of any bytes
 
 With --vocabulary the file has made-up pieces as many as the model has tokens: llama-server starts with no less, and takes token ids. With --q8 matrices in bf16 become Q8_0, as the gpt-oss files
 that people download have them.
@@ -17,7 +18,7 @@ import numpy as np
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
          "post_attention_layernorm": "ffn_norm", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.router": "ffn_gate_inp"}
-ARCHITECTURES = {"gpt_oss": "gpt-oss"}
+ARCHITECTURES = {"gpt_oss": "gpt-oss", "qwen3_moe": "qwen3moe"}
 MXFP4_BLOCK = 17  # bytes of 32 weights: a scale, then codes
 
 
@@ -48,10 +49,10 @@ def add_fields(writer, config):
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    if "num_local_experts" in config:
-        writer.add_expert_count(config["num_local_experts"])
+    if experts := config.get("num_local_experts", config.get("num_experts")):
+        writer.add_expert_count(experts)
         writer.add_expert_used_count(config["num_experts_per_tok"])
-        writer.add_expert_feed_forward_length(config["intermediate_size"])
+        writer.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if (config.get("rope_scaling") or {}).get("rope_type") == "yarn":
@@ -101,6 +102,33 @@ def add_experts(writer, checkpoint, layer):
         writer.add_tensor(target + ".bias", np.ascontiguousarray(wide(read(source + "_bias"))[:, rows]))
 
 
+def add_random(writer, config):
+    """A Qwen3 MoE of any numbers: the codes of Q4_0 at random, all scales alike; embeddings and head in Q8_0, as llama.cpp keeps them wider too."""
+    width, vocabulary, experts, inner = config["hidden_size"], config["vocab_size"], config["num_experts"], config["moe_intermediate_size"]
+    heads, kv = config["num_attention_heads"] * config["head_dim"], config["num_key_value_heads"] * config["head_dim"]
+    random = np.random.default_rng(1)
+
+    def add_blocks(name, kind, *shape):
+        elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 256, (int(np.prod(shape)) // elements, block_bytes), np.uint8)
+        blocks[:, :2] = np.frombuffer(np.float16(0.02 if kind == gguf.GGMLQuantizationType.Q4_0 else 0.001).tobytes(), np.uint8)
+        writer.add_tensor(name, blocks.reshape(*shape[:-1], -1), raw_dtype=kind)
+
+    four, eight = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0
+    add_blocks("token_embd.weight", eight, vocabulary, width)
+    add_blocks("output.weight", eight, vocabulary, width)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for layer in range(config["num_hidden_layers"]):
+        at = f"blk.{layer}."
+        for norm, size in (("attn_norm", width), ("ffn_norm", width), ("attn_q_norm", config["head_dim"]), ("attn_k_norm", config["head_dim"])):
+            writer.add_tensor(f"{at}{norm}.weight", np.ones(size, np.float32))
+        for name, rows, columns in (("attn_q", heads, width), ("attn_k", kv, width), ("attn_v", kv, width), ("attn_output", width, heads)):
+            add_blocks(f"{at}{name}.weight", four, rows, columns)
+        writer.add_tensor(f"{at}ffn_gate_inp.weight", random.normal(0, 0.05, (experts, width)).astype(np.float32))
+        for name, rows, columns in (("gate", inner, width), ("up", inner, width), ("down", width, inner)):
+            add_blocks(f"{at}ffn_{name}_exps.weight", four, experts, rows, columns)
+
+
 def target_name(name, config):
     whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
     if name in whole:
@@ -113,36 +141,44 @@ def target_name(name, config):
     return f"blk.{layer}.{stem}.{kind}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory")
-    parser.add_argument("out")
-    parser.add_argument("--vocabulary", action="store_true")
-    parser.add_argument("--q8", action="store_true")
-    args = parser.parse_args()
-    with open(os.path.join(args.directory, "config.json")) as file:
-        config = json.load(file)
-    checkpoint = Checkpoint(args.directory)
-    writer = gguf.GGUFWriter(args.out, ARCHITECTURES.get(config["model_type"], config["model_type"]), use_temp_file=False)
-    add_fields(writer, config)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_MXFP4_MOE if config["model_type"] == "gpt_oss" else gguf.LlamaFileType.MOSTLY_BF16)
-    if args.vocabulary:
-        add_vocabulary(writer, config["vocab_size"])
-    else:
-        writer.add_tokenizer_model("no_vocab")
+def add_checkpoint(writer, checkpoint, config, q8):
     for name, entry in checkpoint.tensors.items():
         if ".experts." in name:
             continue
         raw, target = checkpoint.bytes(name), target_name(name, config)
         if len(entry["shape"]) == 1 or target.endswith("ffn_gate_inp.weight"):  # norms, biases and routers are fp32 in GGUF
             writer.add_tensor(target, wide(raw))
-        elif args.q8:
+        elif q8:
             writer.add_tensor(target, gguf.quants.quantize(wide(raw), gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
         else:
             writer.add_tensor(target, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
     if config["model_type"] == "gpt_oss":
         for layer in range(config["num_hidden_layers"]):
             add_experts(writer, checkpoint, layer)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory")
+    parser.add_argument("out")
+    parser.add_argument("--vocabulary", action="store_true")
+    parser.add_argument("--q8", action="store_true")
+    parser.add_argument("--random", action="store_true")
+    args = parser.parse_args()
+    with open(os.path.join(args.directory, "config.json")) as file:
+        config = json.load(file)
+    writer = gguf.GGUFWriter(args.out, ARCHITECTURES.get(config["model_type"], config["model_type"]), use_temp_file=False)
+    add_fields(writer, config)
+    kinds = gguf.LlamaFileType
+    writer.add_file_type(kinds.MOSTLY_Q4_0 if args.random else kinds.MOSTLY_MXFP4_MOE if config["model_type"] == "gpt_oss" else kinds.MOSTLY_BF16)
+    if args.vocabulary:
+        add_vocabulary(writer, config["vocab_size"])
+    else:
+        writer.add_tokenizer_model("no_vocab")
+    if args.random:
+        add_random(writer, config)
+    else:
+        add_checkpoint(writer, Checkpoint(args.directory), config, args.q8)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=False)

@@ -21,6 +21,7 @@
 #include "io/temporary_file.h"
 #include "io/whole_file.h"
 #include "model/prepared_weights.h"
+#include "schedule/cache_store.h"
 #include "setup/dtype_choice.h"
 #include "setup/hardware.h"
 #include "setup/model_folder.h"
@@ -138,7 +139,8 @@ int plan_command(const PlanOptions& given) {
     if (!other) other = model_to_plan(with_types(engine, {std::string(dtype_name(dtype)), engine.kv_cache_dtype}), open_model);
     return other.get();
   };
-  const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, precision.kv, hardware, 4, !options.plot_file.empty()};
+  const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model, precision.kv));
+  const PlanInput input{*model, paged, engine.budgets, engine.policy, precision.compute, precision.kv, hardware, 4, !options.plot_file.empty()};
   PlanReport report = make_report(input, variants);
   report.dtypes = choice;
   report.notes = std::move(notes);

@@ -22,6 +22,7 @@
 #include "pipeline/stage_plan.h"
 #include "pipeline/stage_steps.h"
 #include "plan/placed_kinds.h"
+#include "schedule/cache_store.h"
 
 namespace flexgen {
 namespace {
@@ -162,8 +163,9 @@ Plan Engine::staged_plan() const {
 
 void Engine::prepare(const Workload& workload) {
   FLEXGEN_CHECK(options_.stages.is_first(), "the first stage prepares all");
-  command_stages(options_.stages, StageCommand::kPrepare, workload);
-  prepare_stage(workload);
+  const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model_, kv_dtype_));
+  command_stages(options_.stages, StageCommand::kPrepare, paged);
+  prepare_stage(paged);
 }
 
 void Engine::dismiss() { command_stages(options_.stages, StageCommand::kDismiss); }

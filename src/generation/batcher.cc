@@ -206,8 +206,7 @@ void Batcher::drop_cancelled(MicroBatch& batch) {
   }
   for (Slot& slot : batch.slots) {
     if (!slot.active || !source_.is_cancelled(slot.request.key)) continue;
-    // Others may wait for pages that it was to fill.
-    if (slot.past < std::ssize(slot.prefix.pages) * cache_.tokens_per_page) continue;
+    if (prefixes_.is_awaited(slot.prefix)) continue;
     finish(batch, slot, FinishReason::kCancelled);
   }
 }

@@ -87,6 +87,13 @@ void PrefixPages::give_back(const PrefixPath& path) {
   for (auto page = path.pages.rbegin(); page != path.pages.rend(); ++page) release(*page);
 }
 
+bool PrefixPages::is_awaited(const PrefixPath& path) const {
+  return std::any_of(path.pages.begin() + path.known, path.pages.end(), [&](int32_t page) {
+    const Page& of = pages_[static_cast<size_t>(page)];
+    return !of.planned.is_known() && of.users > 1;
+  });
+}
+
 void PrefixPages::set_planned(int32_t page, int64_t step, int64_t batch) { pages_[static_cast<size_t>(page)].planned = {step, batch}; }
 
 bool PrefixPages::is_readable(int32_t page, int64_t step, int64_t batch) const { return pages_[static_cast<size_t>(page)].planned.is_readable(step, batch); }

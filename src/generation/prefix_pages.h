@@ -41,6 +41,9 @@ class PrefixPages {
   /// Pages that were to be written and were not are gone.
   void give_back(const PrefixPath& path);
 
+  /// Whether others wait for pages that the path's sequence was to write and has not.
+  bool is_awaited(const PrefixPath& path) const;
+
   /// All rows of the page are planned, the last of them in this step and micro-batch.
   void set_planned(int32_t page, int64_t step, int64_t batch);
   /// Whether rows that are planned now may read the page.

@@ -51,6 +51,19 @@ TEST(PrefixPages, WhatWasNotWrittenIsGone) {
   EXPECT_EQ(again.known, 1);  // the first page was written and is kept
 }
 
+TEST(PrefixPages, OthersWaitForWhatIsNotWritten) {
+  PrefixPages pages({4}, 1);
+  const PrefixPath writer = pages.take(Tokens{1, 2, 3}, 3);
+  EXPECT_FALSE(pages.is_awaited(writer));  // it may give up
+  const PrefixPath reader = pages.take(Tokens{1, 2, 9}, 2);
+  EXPECT_TRUE(pages.is_awaited(writer));
+  EXPECT_FALSE(pages.is_awaited(reader));
+  pages.set_planned(writer.pages[0], 0, 0);
+  EXPECT_TRUE(pages.is_awaited(writer));
+  pages.set_planned(writer.pages[1], 1, 0);
+  EXPECT_FALSE(pages.is_awaited(writer));
+}
+
 TEST(PrefixPages, WithoutRoomThereAreFewerPages) {
   PrefixPages pages({3}, 1);
   const PrefixPath path = pages.take(Tokens{1, 2, 3, 4, 5}, 5);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "generation/list_source.h"
 #include "schedule/prefix_ends.h"
@@ -84,7 +85,9 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   const std::vector<SequenceLength>& lengths = workload.sample;
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
     Part whole(workload.reads_logits);
-    for (const SequenceLength& length : lengths) whole.add(length, length.generated);
+    // A replica answers some of them; those that share stay together.
+    for (const SequenceLength& length : std::span(lengths).first(std::min(lengths.size(), static_cast<size_t>(workload.num_sequences))))
+      whole.add(length, length.generated);
     Prediction prediction = simulated(ranks, links, kv, std::move(whole).with_ends());
     prediction.generated_tokens = workload.total_generated_tokens;
     return prediction;

@@ -63,6 +63,16 @@ TEST_F(PredictPipeline, PartsSayWhatTheWholeTakes) {
   EXPECT_EQ(checked, 2);
 }
 
+TEST_F(PredictPipeline, AReplicaTakesItsShareOfTheTime) {
+  const Workload all = workload(400, 100, 16);
+  Workload half = all;  // as replicas have it: the lengths of all
+  half.num_sequences /= 2;
+  for (double* total : {&half.total_prompt_tokens, &half.total_max_tokens, &half.total_generated_tokens}) *total /= 2;
+  const double whole_s = predict_pipeline(ranks(8, 4), links_, DType::kBF16, all, 1e9).time_s;
+  for (double most_visits : {1e9, 3000.0})
+    EXPECT_NEAR(predict_pipeline(ranks(8, 4), links_, DType::kBF16, half, most_visits).time_s, whole_s / 2, 0.1 * whole_s);
+}
+
 TEST_F(PredictPipeline, AnswersMayEndBeforeTheirMaxTokens) {
   Workload early;
   for (const SequenceLength& length : workload(400, 100, 16).sample) early.add(length.prompt, length.max_tokens + 24, false, false, length.generated);

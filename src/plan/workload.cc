@@ -44,6 +44,21 @@ void Workload::expect(double share) {
   total_generated_tokens = total_max_tokens * (most > 0 ? generated / most : std::clamp(share, 0.0, 1.0));
 }
 
+Workload Workload::in_pages(int64_t page_tokens) const {
+  Workload paged = *this;
+  const auto cut = [&](int32_t SequenceLength::*tokens, double& total) {
+    int64_t before = 0, after = 0;
+    for (SequenceLength& length : paged.sample) {
+      before += length.*tokens;
+      after += length.*tokens = static_cast<int32_t>(length.*tokens / page_tokens * page_tokens);
+    }
+    if (before > 0) total = total * static_cast<double>(after) / static_cast<double>(before);
+  };
+  cut(&SequenceLength::prefix, paged.total_prefix_tokens);
+  cut(&SequenceLength::shared, paged.total_shared_tokens);
+  return paged;
+}
+
 Workload Workload::without_sharing() const {
   Workload whole = *this;
   whole.total_prefix_tokens = whole.total_shared_tokens = 0;

@@ -54,6 +54,8 @@ struct Workload {
   void add(int64_t prompt_tokens, int64_t max_tokens, bool keeps, bool scored, std::optional<int64_t> expected_tokens = {}, const PrefixTokens& prefix = {});
   /// From now on every answer is expected to take this share of its max_tokens.
   void expect(double share);
+  /// The same job with a cache of pages of so many tokens: what sequences share are whole pages.
+  Workload in_pages(int64_t page_tokens) const;
   /// The same job with every prompt computed whole.
   Workload without_sharing() const;
 };

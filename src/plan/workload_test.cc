@@ -24,6 +24,18 @@ TEST(Workload, AnswersAreExpectedToTakeAllUnlessSaid) {
   for (size_t i = 0; i < job.sample.size(); ++i) EXPECT_EQ(job.sample[i].generated, generated[i]);
 }
 
+TEST(Workload, WhatIsSharedIsWholePages) {
+  Workload job;
+  for (int i = 0; i < 10; ++i) job.add(150, 8, false, false, {}, {i % 2 == 0 ? 112 : 48, i == 0 ? 0 : 48});
+  const Workload paged = job.in_pages(64);
+  EXPECT_EQ(paged.total_prefix_tokens, 5 * 64);
+  EXPECT_EQ(paged.total_shared_tokens, 0);
+  EXPECT_EQ(paged.computed_prompt_tokens(), 1500);
+  EXPECT_EQ(paged.sample[0].prefix, 64);
+  EXPECT_EQ(paged.sample[1].prefix, 0);
+  EXPECT_EQ(job.in_pages(16).total_shared_tokens, job.total_shared_tokens);
+}
+
 TEST(Workload, AShareIsOfEachAnswersMaxTokens) {
   Workload job;
   for (int i = 0; i < 40000; ++i) job.add(10, i % 2 ? 100 : 1, false, false);

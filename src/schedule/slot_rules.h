@@ -26,7 +26,7 @@ struct SlotProgress {
   bool samples = true;  ///< it generates, its prompt once computed
 
   /// One row, of a token that it generated: such go before prompts.
-  bool generates() const { return size - past == 1 && past > 0; }
+  bool generates() const { return size > prompt && size - past == 1; }
   /// Whether a token follows the row at this position that is to be chosen, or whose logprob is wanted.
   bool samples_at(int64_t position) const { return samples && position + 1 == size; }
   bool scores_at(int64_t position) const { return scored && position + 1 < prompt; }

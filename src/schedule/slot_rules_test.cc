@@ -55,6 +55,18 @@ TEST(SlotRules, WhoGeneratesGoesFirstThenTheOldestPrompt) {
   EXPECT_EQ(deal(1, 1), (Taken{{2, 1}}));
 }
 
+// Of whose prompt one token is left beside a prefix that another writes: in the plan in which that is written.
+TEST(SlotRules, AReadersLastTokenFollowsItsWriter) {
+  std::vector<Slot> slots{{true, 1, {4, 4, 0}}, {true, 2, {5, 5, 4}}};
+  std::vector<Slot*> order;
+  list_oldest_first(std::span(slots), &order);
+  std::vector<int64_t> taken;
+  deal_rows(
+      order, 100, 100, [&](const Slot& slot) { return slot.number == 1 || !taken.empty(); },
+      [&](Slot& slot, const SlotProgress&, int64_t) { taken.push_back(slot.number); });
+  EXPECT_EQ(taken, (std::vector<int64_t>{1, 2}));
+}
+
 TEST(SlotRules, MicroBatchesShareEvenlyWhatThereIsToDo) {
   std::vector<Slot> slots(4);
   slots[1].active = true;

@@ -9,6 +9,7 @@
 #include "base/units.h"
 #include "engine/expert_statistics.h"
 #include "model/prepared_weights.h"
+#include "schedule/cache_store.h"
 #include "setup/hardware.h"
 
 namespace flexgen {
@@ -65,7 +66,8 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
     Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       check_matmul_dtype(one, *model);
-      candidate.judged.time_s = make_plan({*model, workload, options.budgets, options.policy, precision.compute, precision.kv, hardware,
+      const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model, precision.kv));
+      candidate.judged.time_s = make_plan({*model, paged, options.budgets, options.policy, precision.compute, precision.kv, hardware,
                                            kPlanningTimeS / static_cast<double>(pairs.size())})
                                     .prediction.time_s;
     } catch (const Error& error) {

@@ -104,42 +104,64 @@ void steps_of_parts(const WeightView& weight, const LinearTile& rows, int64_t fi
   }
 }
 
-void QuantizeRows(const std::byte* x, DType dtype, int64_t num_rows, int64_t cols, const QuantizedRows& out, int64_t first_row) {
+constexpr int64_t kGroupsAtOnce = 16;  ///< whose scales are computed together: one by one each would wait for two divisions
+
+/// Up to kGroupsAtOnce groups of a row, `count` columns in all.
+template <typename T>
+HWY_INLINE void quantize_groups(const T* from, int64_t count, const QuantizedRows& out, int64_t at) {
   const Floats d;
   const Ints di;
   const hn::Rebind<int8_t, Floats> bytes;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  with_type(dtype, x, [&](const auto* from) HWY_ATTR {
-    for (int64_t t = 0; t < num_rows; ++t, from += cols) {
-      const int64_t at = (first_row + t) * out.num_groups;
-      for (int64_t g = 0; g < out.num_groups; ++g) {
-        const auto* group = from + g * out.group;
-        const int64_t count = std::min(out.group, cols - g * out.group);
-        auto most = hn::Zero(d), poison = hn::Zero(d);
-        for (int64_t i = 0; i < count; i += lanes) {
-          const auto v = load(d, group + i, static_cast<size_t>(std::min(lanes, count - i)));
-          most = hn::Max(most, hn::Abs(v));
-          poison = hn::MulAdd(v, hn::Zero(d), poison);  // infinities and NaN give NaN
-        }
-        const float largest = hn::GetLane(hn::MaxOfLanes(d, most));
-        float inverse = 127.0f / largest, scale = largest / 127.0f;
-        if (!std::isfinite(inverse)) inverse = scale = 0;  // zeros, or next to it
-        if (!std::isfinite(hn::GetLane(hn::SumOfLanes(d, poison)))) inverse = 0, scale = NAN;
-        int8_t* codes = out.codes + (at + g) * out.group;
-        auto sum = hn::Zero(di);
-        for (int64_t i = 0; i < out.group; i += lanes) {
-          auto code = hn::Zero(di);
-          if (i < count && inverse != 0)
-            code = hn::NearestInt(hn::Mul(load(d, group + i, static_cast<size_t>(std::min(lanes, count - i))), hn::Set(d, inverse)));
-          sum = hn::Add(sum, code);
-          hn::StoreU(hn::DemoteTo(bytes, code), bytes, codes + i);
-        }
-        const int32_t all = hn::GetLane(hn::SumOfLanes(di, sum));
-        out.scales[at + g] = scale;
-        if (out.offsets) out.offsets[at + g] = scale * static_cast<float>(all);
-        if (out.starts) out.starts[at + g] = -out.zero * all;
-      }
+  const int64_t num_groups = (count + out.group - 1) / out.group;
+  alignas(64) float scales[kGroupsAtOnce] = {}, inverses[kGroupsAtOnce];
+  alignas(64) int32_t sums[kGroupsAtOnce] = {};
+  bool is_finite[kGroupsAtOnce];
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const T* const group = from + g * out.group;
+    const int64_t end = std::min(out.group, count - g * out.group);
+    auto most = hn::Zero(d), poison = hn::Zero(d);
+    for (int64_t i = 0; i < end; i += lanes) {
+      const auto v = load(d, group + i, static_cast<size_t>(std::min(lanes, end - i)));
+      most = hn::Max(most, hn::Abs(v));
+      poison = hn::MulAdd(v, hn::Zero(d), poison);  // infinities and NaN give NaN
     }
+    scales[g] = hn::GetLane(hn::MaxOfLanes(d, most));
+    is_finite[g] = hn::AllFalse(d, hn::IsNaN(poison));
+  }
+  for (int64_t g = 0; g < kGroupsAtOnce; g += lanes) {
+    const auto most = hn::Load(d, scales + g), inverse = hn::Div(hn::Set(d, 127.0f), most);
+    const auto large_enough = hn::IsFinite(inverse);  // no zeros, nor next to it
+    hn::Store(hn::IfThenElseZero(large_enough, inverse), d, inverses + g);
+    hn::Store(hn::IfThenElseZero(large_enough, hn::Div(most, hn::Set(d, 127.0f))), d, scales + g);
+  }
+  for (int64_t g = 0; g < num_groups; ++g) {
+    if (!is_finite[g]) inverses[g] = 0, scales[g] = NAN;
+    const T* const group = from + g * out.group;
+    const int64_t end = std::min(out.group, count - g * out.group);
+    int8_t* const codes = out.codes + (at + g) * out.group;
+    auto sum = hn::Zero(di);
+    for (int64_t i = 0; i < out.group; i += lanes) {
+      auto code = hn::Zero(di);
+      if (i < end && inverses[g] != 0)
+        code = hn::NearestInt(hn::Mul(load(d, group + i, static_cast<size_t>(std::min(lanes, end - i))), hn::Set(d, inverses[g])));
+      sum = hn::Add(sum, code);
+      hn::StoreU(hn::DemoteTo(bytes, code), bytes, codes + i);
+    }
+    sums[g] = hn::GetLane(hn::SumOfLanes(di, sum));
+  }
+  for (int64_t g = 0; g < num_groups; ++g) {
+    out.scales[at + g] = scales[g];
+    if (out.offsets) out.offsets[at + g] = scales[g] * static_cast<float>(sums[g]);
+    if (out.starts) out.starts[at + g] = -out.zero * sums[g];
+  }
+}
+
+void QuantizeRows(const std::byte* x, DType dtype, int64_t num_rows, int64_t cols, const QuantizedRows& out, int64_t first_row) {
+  with_type(dtype, x, [&](const auto* from) HWY_ATTR {
+    for (int64_t t = 0; t < num_rows; ++t, from += cols)
+      for (int64_t g = 0; g < out.num_groups; g += kGroupsAtOnce)
+        quantize_groups(from + g * out.group, std::min(kGroupsAtOnce * out.group, cols - g * out.group), out, (first_row + t) * out.num_groups + g);
   });
 }
 
