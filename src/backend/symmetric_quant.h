@@ -11,19 +11,21 @@
 
 namespace flexgen {
 
+inline constexpr int64_t kIntegerPart = 32;
+
 /// Columns of inputs that share a scale where they meet this weight in integers: as many as its own groups have, 64 of int8 and int4, and 32 of types whose codes are whole numbers (or
 /// halves of them) around one that means zero. 0: it is not multiplied in integers.
 inline int64_t integer_group(DType dtype, const CodeFormat* format) {
-  constexpr int64_t kPart = 32;
   switch (dtype) {
     case DType::kInt8:
     case DType::kInt4: return kQuantGroup;
     case DType::kQ4_0:
     case DType::kQ8_0:
     case DType::kIQ4_NL:
-    case DType::kMXFP4: return kPart;
+    case DType::kMXFP4: return kIntegerPart;
     case DType::kFp4:
-      return format && format->scale_columns == kPart && format->scale_rows == 1 && !format->has_global && !format->has_order ? kPart : 0;  // gpt-oss's MXFP4
+      return format && format->scale_columns == kIntegerPart && format->scale_rows == 1 && !format->has_global && !format->has_order ? kIntegerPart
+                                                                                                                                     : 0;  // gpt-oss's MXFP4
     default: return 0;
   }
 }

@@ -52,9 +52,10 @@ bool has_dtype(const Model& model, DType dtype) {
   return std::all_of(model.weights().begin(), model.weights().end(), [&](const WeightSpec& weight) { return weight.always_resident || weight.dtype == dtype; });
 }
 
-std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
+std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, const Model& model, DType dtype) {
   const bool int8_products = options.matmul_dtype == "int8";
   if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
+  check_matmul_dtype(options, model);
   return find_backend(options.backend).make_processor_kernels({options.threads, dtype, int8_products});
 }
 
@@ -80,9 +81,8 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
-  if (!device_) check_matmul_dtype(options_, *model_);
   if (device_) open_device();
-  else kernels_ = make_kernels(options_, compute_dtype_);
+  else kernels_ = make_kernels(options_, *model_, compute_dtype_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
   const std::optional<DType> dtype = weight_dtype_of(options_);
   weight_range_ = weight_range_of(options_, dtype);

@@ -1,44 +1,30 @@
 #include "pipeline/stage_commands.h"
 
-#include <algorithm>
-#include <utility>
+#include <iterator>
 #include <vector>
 
-#include "base/error.h"
 #include "net/message.h"
 
 namespace flexgen {
 namespace {
 
-/// The fields of a sequence's lengths but `scored`.
-constexpr int32_t SequenceLength::*kLengths[]{&SequenceLength::prompt, &SequenceLength::max_tokens, &SequenceLength::generated, &SequenceLength::prefix,
-                                              &SequenceLength::shared};
-
-/// A column for each field.
 void add_sample(MessageWriter& message, const Workload& workload) {
-  message.add(workload.sample_stride);
-  std::vector<int32_t> column(workload.sample.size());
-  for (const auto field : kLengths) {
-    std::transform(workload.sample.begin(), workload.sample.end(), column.begin(), [&](const SequenceLength& length) { return length.*field; });
-    message.add(column);
-  }
-  std::vector<uint8_t> scored(workload.sample.size());
-  std::transform(workload.sample.begin(), workload.sample.end(), scored.begin(), [](const SequenceLength& length) { return length.scored ? 1 : 0; });
-  message.add(scored);
+  message.add(workload.sample_stride).add(std::ssize(workload.sample));
+  for (const SequenceLength& length : workload.sample)
+    message.add(length.prompt).add(length.max_tokens).add(length.generated).add(length.scored).add(length.prefix).add(length.shared);
 }
 
 void read_sample(MessageReader& in, Workload& workload) {
   workload.sample_stride = in.value<int64_t>();
-  bool is_first = true;
-  for (const auto field : kLengths) {
-    const auto column = in.values<int32_t>();
-    if (std::exchange(is_first, false)) workload.sample.resize(column.size());
-    FLEXGEN_CHECK(column.size() == workload.sample.size(), "lengths of {} and of {} sequences", column.size(), workload.sample.size());
-    for (size_t i = 0; i < column.size(); ++i) workload.sample[i].*field = column[i];
+  for (auto left = in.value<int64_t>(); left > 0; --left) {
+    SequenceLength& length = workload.sample.emplace_back();
+    length.prompt = in.value<int32_t>();
+    length.max_tokens = in.value<int32_t>();
+    length.generated = in.value<int32_t>();
+    length.scored = in.value<bool>();
+    length.prefix = in.value<int32_t>();
+    length.shared = in.value<int32_t>();
   }
-  const auto scored = in.values<uint8_t>();
-  FLEXGEN_CHECK(scored.size() == workload.sample.size(), "{} of {} sequences", scored.size(), workload.sample.size());
-  for (size_t i = 0; i < scored.size(); ++i) workload.sample[i].scored = scored[i] != 0;
 }
 
 }  // namespace

@@ -59,6 +59,9 @@ FLEXGEN_BLOCK_CODE Part q4_k_part(const uint8_t* p, int i) {
 /// Whether a block's elements are 16 values at most, which its codes of four bits choose from.
 constexpr bool has_sixteen_values(DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || dtype == DType::kIQ4_NL || dtype == DType::kMXFP4; }
 
+inline constexpr float kNonLinear[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};  ///< iq4_nl's
+inline constexpr float kTwiceE2m1[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};                   ///< mxfp4's; e2m1's -0 is 0
+
 /// use(codes, value_of) for such a block: the 16 bytes of its codes, and what a code means.
 template <DType kType, typename Use>
 FLEXGEN_BLOCK_CODE void with_values(const uint8_t* p, const Use& use) {
@@ -67,12 +70,10 @@ FLEXGEN_BLOCK_CODE void with_values(const uint8_t* p, const Use& use) {
   } else if constexpr (kType == DType::kQ4_1) {
     use(p + 4, [d = half_at(p), m = half_at(p + 2)](int q) { return d * static_cast<float>(q) + m; });
   } else if constexpr (kType == DType::kIQ4_NL) {
-    constexpr float kTable[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    use(p + 2, [&, d = half_at(p)](int q) { return d * kTable[q]; });
+    use(p + 2, [d = half_at(p)](int q) { return d * kNonLinear[q]; });
   } else {
     static_assert(kType == DType::kMXFP4);
-    constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
-    use(p + 1, [&, d = mxfp4_step(p[0])](int q) { return d * kTable[q]; });
+    use(p + 1, [d = mxfp4_step(p[0])](int q) { return d * kTwiceE2m1[q]; });
   }
 }
 

@@ -1,6 +1,7 @@
 #include "backend/cpu/int8_product.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -35,23 +36,30 @@ constexpr int64_t kFours = kQuantGroup / 4, kPartFours = kPart / 4;  ///< fours 
 constexpr int64_t kFourBytes = 4 * kTileRows;
 constexpr int64_t kPlaneBytes = kFours * kFourBytes, kPartPlaneBytes = kPartFours * kFourBytes;
 
+/// Values as bytes, `zero` for 0.
+constexpr std::array<uint8_t, 16> around(int32_t zero, const float (&values)[16]) {
+  std::array<uint8_t, 16> bytes{};
+  for (size_t code = 0; code < bytes.size(); ++code) bytes[code] = static_cast<uint8_t>(zero + static_cast<int32_t>(values[code]));
+  return bytes;
+}
+
 /// The codes of a type in parts, around its zero: what codes of four bits stand for.
 template <DType kType>
 struct PartCodes {
-  alignas(16) static constexpr uint8_t kTable[16]{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  alignas(16) static constexpr std::array<uint8_t, 16> kTable{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   static constexpr int32_t kZero = 8;
 };
 template <>
-struct PartCodes<DType::kMXFP4> {  // twice e2m1's values
-  alignas(16) static constexpr uint8_t kTable[16]{12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+struct PartCodes<DType::kMXFP4> {
   static constexpr int32_t kZero = 12;
+  alignas(16) static constexpr std::array<uint8_t, 16> kTable = around(kZero, blocks::kTwiceE2m1);
 };
 template <>
 struct PartCodes<DType::kFp4> : PartCodes<DType::kMXFP4> {};
 template <>
 struct PartCodes<DType::kIQ4_NL> {
-  alignas(16) static constexpr uint8_t kTable[16]{0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240};
   static constexpr int32_t kZero = 127;
+  alignas(16) static constexpr std::array<uint8_t, 16> kTable = around(kZero, blocks::kNonLinear);
 };
 template <>
 struct PartCodes<DType::kQ8_0> {
@@ -200,8 +208,8 @@ void PackParts(const WeightView& weight, const LinearTile& rows, int64_t first, 
         for (int64_t i = 0; i < kPart; ++i) {
           uint8_t code;
           if constexpr (kType == DType::kQ8_0) code = codes[i] ^ 0x80;
-          else if constexpr (kType == DType::kFp4) code = PartCodes<kType>::kTable[codes[i / 2] >> (i % 2 * 4) & 15];
-          else code = PartCodes<kType>::kTable[codes[i % 16] >> (i / 16 * 4) & 15];
+          else if constexpr (kType == DType::kFp4) code = PartCodes<kType>::kTable[static_cast<size_t>(codes[i / 2] >> (i % 2 * 4) & 15)];
+          else code = PartCodes<kType>::kTable[static_cast<size_t>(codes[i % 16] >> (i / 16 * 4) & 15)];
           tile->codes[part * kPartPlaneBytes + i / 4 * kFourBytes + 4 * r + i % 4] = code;
         }
       }
@@ -218,11 +226,7 @@ void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const
         const uint8_t* w = tile.codes + g * (x.group / 4 * kFourBytes) + 4 * r;
         int32_t sum = x.starts ? x.starts[at] : 0;
         for (int64_t i = 0; i < x.group; ++i) sum += w[i / 4 * kFourBytes + i % 4] * x.codes[at * x.group + i];
-        if (x.starts) {
-          y[r] += static_cast<float>(sum) * tile.steps[g * kTileRows + r] * x.scales[at];
-          continue;
-        }
-        y[r] += x.offsets[at] * tile.minima[g * kTileRows + r];
+        if (!x.starts) y[r] += x.offsets[at] * tile.minima[g * kTileRows + r];
         y[r] += static_cast<float>(sum) * tile.steps[g * kTileRows + r] * x.scales[at];
       }
     }
@@ -381,12 +385,13 @@ void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_
 /// A part's codes as bytes around the type's zero; p: where they begin.
 template <DType kType>
 HWY_INLINE EightVector bytes_of_part(const uint8_t* p) {
-  const hn::Repartition<uint8_t, Eight> all;
+  using All = hn::Repartition<uint8_t, Eight>;
+  const All all;
   if constexpr (kType == DType::kQ8_0) {
     return hn::BitCast(Eight(), hn::Xor(hn::LoadU(all, p), hn::Set(all, uint8_t{0x80})));
   } else {
-    const hn::Half<hn::Repartition<uint8_t, Eight> > half;
-    const auto codes = hn::LoadU(half, p), table = hn::Load(half, PartCodes<kType>::kTable);
+    const hn::Half<All> half;
+    const auto codes = hn::LoadU(half, p), table = hn::Load(half, PartCodes<kType>::kTable.data());
     const auto low = hn::TableLookupBytes(table, hn::And(codes, hn::Set(half, uint8_t{15}))), high = hn::TableLookupBytes(table, hn::ShiftRight<4>(codes));
     // gpt-oss's bytes have neighbours, GGUF's one of the first half and one of the second.
     if constexpr (kType == DType::kFp4)
@@ -643,7 +648,8 @@ void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const
   Operands operands{x.codes + at * x.group, x.scales + at, nullptr, nullptr, x.num_groups, &tile, num_groups, is_first, true, y};
   if (x.starts) {
     operands.starts = x.starts + at;
-    return multiply_as < kWholeBytes ? 1 : 2, true > (operands, num_rows);
+    constexpr int kPlanes = kWholeBytes ? 1 : 2;
+    return multiply_as<kPlanes, true>(operands, num_rows);
   }
   operands.offsets = x.offsets + at;
   if constexpr (kWholeBytes) multiply_as<1, false>(operands, num_rows);

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "backend/cpu/linear_tiles.h"
+#include "backend/symmetric_quant.h"
 #include "tensor/dtype.h"
 #include "tensor/weight_view.h"
 
@@ -19,7 +20,7 @@ namespace flexgen::int8_product {
 
 inline constexpr int64_t kTileRows = 32;       ///< rows of W that are packed together
 inline constexpr int64_t kChunkColumns = 512;  ///< columns packed at a time: those of a tile stay in the nearest cache
-inline constexpr int64_t kPart = 32;
+inline constexpr int64_t kPart = kIntegerPart;
 inline constexpr int64_t kChunkGroups = kChunkColumns / kQuantGroup;
 inline constexpr int64_t kChunkParts = kChunkColumns / kPart;
 
