@@ -36,6 +36,33 @@ constexpr int kManifestVersion = 1;
 
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
+/// An option that the manifest of a job does not name.
+constexpr const char* kNotSaid = "the default";
+
+/// What answers depend on and is another in `now` than in a job that `begun`; empty if nothing is.
+std::string difference_of(const JobIdentity& begun, const JobIdentity& now) {
+  if (begun.model_fingerprint != now.model_fingerprint)
+    return begun.model_folder.empty() || begun.model_folder == now.model_folder
+               ? "another model (or this one was changed since)"
+               : fmt::format("another model ({}; this one is {})", begun.model_folder, now.model_folder);
+  std::set<std::string> names;
+  for (const JobIdentity* job : {&begun, &now})
+    for (const auto& [name, value] : job->options) names.insert(name);
+  std::string left_to_the_plan;  // told last: it follows from the others
+  for (const std::string& name : names) {
+    const auto said = [&](const JobIdentity& job) {
+      const auto found = job.options.find(name);
+      return found == job.options.end() ? std::string(kNotSaid) : found->second;
+    };
+    const std::string before = said(begun), after = said(now);
+    if (before == after || (after == kLeftToThePlan && begun.options.contains(name))) continue;
+    const std::string difference = fmt::format("another {} ({} instead of {})", name, before, after);
+    if (after != kLeftToThePlan) return difference;
+    left_to_the_plan = difference;
+  }
+  return left_to_the_plan;
+}
+
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
 std::string written_since(const JobIdentity& begun, const JobIdentity& now) {
   for (const auto& [name, then] : begun.model_files) {
@@ -468,19 +495,9 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
       fail_user("the error output {} is not empty, and there is no job {} that it could be of; give another error output, or --overwrite to lose what is in it",
                 errors_.path, output_);
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
-    std::string difference;
-    if (found.model_fingerprint != wanted.model_fingerprint)
-      difference = found.model_folder.empty() || found.model_folder == wanted.model_folder
-                       ? "another model (or this one was changed since)"
-                       : fmt::format("another model ({}; this one is {})", found.model_folder, wanted.model_folder);
-    else
-      for (const auto& [name, value] : wanted.options) {
-        auto old = found.options.find(name);
-        std::string before = old == found.options.end() ? "none" : old->second;
-        if (value == kLeftToThePlan && old != found.options.end()) identity_.options[name] = before;
-        else if (before != value) difference = fmt::format("another {} ({} instead of {})", name, before, value);
-      }
-    if (difference.empty() && found.options.size() != wanted.options.size()) difference = "other options";
+    std::string difference = difference_of(found, wanted);
+    for (const auto& [name, value] : wanted.options)
+      if (value == kLeftToThePlan && found.options.contains(name)) identity_.options[name] = found.options.at(name);
     if (const std::string name = written_since(found, wanted); difference.empty() && !name.empty())
       difference = fmt::format("another model: its file {} was written to since", name);
     if (!difference.empty()) fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);

@@ -386,6 +386,12 @@ TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   model_.fingerprint = "f00d";
   model_.options["backend"] = "reference";
   EXPECT_THAT(error_of(), HasSubstr("another backend (fake instead of reference)"));
+  model_.options["added"] = "4";
+  EXPECT_THAT(error_of(), HasSubstr("another added (the default instead of 4)"));
+  model_.options.erase("added");
+  model_.options.erase("backend");
+  EXPECT_THAT(error_of(), HasSubstr("another backend (fake instead of the default)"));
+  model_.options["backend"] = "reference";
   EXPECT_EQ(read_text(out_), before);
   EXPECT_EQ(error_of(true), "");  // --overwrite
   EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(before));

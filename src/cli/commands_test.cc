@@ -359,7 +359,7 @@ TEST(WithoutTokenizer, PromptsOfTokenIdsAreAnswered) {
   EXPECT_EQ(without, skipped);
   EXPECT_EQ(Json::parse(read_text(directory.file("skipped.jsonl.job")))["options"]["tokenizer"], "none");
   batch.skip_tokenizer = false;  // answers with texts now
-  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::HasSubstr("answers from other options"));
+  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::HasSubstr("answers from another tokenizer (none instead of the default)"));
   batch.engine.kv_cache_dtype = "auto,int4";  // the lines are read before the engine is there
   EXPECT_EQ(answers_of(bare, false, "chosen.jsonl").size(), 2u);
 

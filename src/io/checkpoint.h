@@ -112,4 +112,7 @@ class SafetensorsWriter {
   std::unique_ptr<State> state_;
 };
 
+/// What this process has written so in all: a disk is busy with much of it for long after it has taken it. Any thread.
+int64_t checkpoint_bytes_written();
+
 }  // namespace flexgen

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cctype>
 #include <cerrno>
 #include <condition_variable>
@@ -25,6 +26,8 @@
 
 namespace flexgen {
 namespace {
+
+std::atomic<int64_t> bytes_written = 0;  // of files that are finished
 
 /// The header, filled up with blanks so that the data start at a sector, and the bytes of data it describes.
 std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata) {
@@ -176,6 +179,9 @@ void SafetensorsWriter::close() {
   if (std::rename(state.partial.c_str(), state.path.c_str()) != 0) throw file_error(state.path, "give the finished file its name", errno);
   state.closed = true;
   sync_folder(state.path);
+  bytes_written += state.total;
 }
+
+int64_t checkpoint_bytes_written() { return bytes_written; }
 
 }  // namespace flexgen

@@ -330,11 +330,13 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const int64_t bytes = (options.quick ? 256 : 1024) * kMiB;
     to_write = files.open(options.directory + "/flexgen-measure.tmp", FileMode::kSpill);
     to_write->preallocate(bytes);
-    DiskLoad writing({to_write}, true);
-    const int64_t blocks = bytes / DiskLoad::kBlock;
-    int64_t written = 0;
-    writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
-    disk.write_bytes_per_s = bytes_per_s(writing, "writing the disk");
+    {
+      DiskLoad writing({to_write}, true);
+      const int64_t blocks = bytes / DiskLoad::kBlock;
+      int64_t written = 0;
+      writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
+      disk.write_bytes_per_s = bytes_per_s(writing, "writing the disk");
+    }
     if (to_read.empty()) {
       to_read.push_back(to_write);
       measure_reading();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -101,7 +102,7 @@ class Finder {
 
   /// Of config.json's schemes the one with which scales of this shape make sense.
   QuantizationScheme scheme_of(const std::string& tensor, const TensorLocation& scales, int bits, bool is_float) const {
-    std::vector<std::string> shapes;
+    std::set<std::string> shapes;  // of a small matrix two schemes may ask for the same
     for (const QuantizationScheme& scheme : quantization_.schemes) {
       if (scheme.bits != bits || scheme.is_float != is_float) continue;
       const int64_t in_rows = scheme.scale_rows == 0 ? 1 : ceil_div(rows_, scheme.scale_rows),
@@ -110,7 +111,7 @@ class Finder {
       if (in_columns == 1 && shape.size() == 1) shape.push_back(1);
       if (shape.empty()) shape = {1, 1};
       if (shape == Sizes{in_rows, in_columns}) return scheme;
-      shapes.push_back(fmt::format("[{}, {}]", in_rows, in_columns));
+      shapes.insert(fmt::format("[{}, {}]", in_rows, in_columns));
     }
     if (shapes.empty())
       refuse(name_, fmt::format("is quantized to {} of {} bits, of which config.json's quantization_config ({}) says nothing; they do not belong together",

@@ -66,6 +66,12 @@ std::function<void(json&, json&)> typed(const char* part, const char* dtype) {
 std::function<void(json&, json&)> configured(const char* patch) {
   return [=](json&, json& config) { config.merge_patch(json::parse(patch)); };
 }
+std::function<void(json&, json&)> both(std::function<void(json&, json&)> one, std::function<void(json&, json&)> other) {
+  return [=](json& header, json& config) {
+    one(header, config);
+    other(header, config);
+  };
+}
 
 TEST(CodeTensors, BrokenOnesGetOneClearError) {
   const std::vector<Broken> all{
@@ -73,6 +79,10 @@ TEST(CodeTensors, BrokenOnesGetOneClearError) {
       {"a scale of another shape", "fp8", reshaped("weight_scale_inv", {1, 2}), {"weight_scale_inv", "[1, 2]", "asks for [2, 1]"}},
       {"codes of another shape", "fp8", reshaped("weight", {32, 128}), {"q_proj.weight'", "[32, 128]", "need [64, 64]"}},
       {"other blocks", "fp8", configured(R"({"quantization_config": {"weight_block_size": [64, 64]}})"), {"weight_scale_inv", "asks for [1, 1]"}},
+      {"blocks that nobody names",
+       "fp8",
+       both(configured(R"({"quantization_config": {"weight_block_size": null}})"), reshaped("weight_scale_inv", {1, 2})),
+       {"weight_scale_inv", "asks for [1, 1] with"}},
       {"scales of integers", "fp8", typed("weight_scale_inv", "I32"), {"weight_scale_inv", "I32"}},
       {"codes that are no e4m3", "fp8", typed("weight", "F8_E5M2"), {"q_proj.weight' is missing (or has a dtype"}},
       {"nothing said of codes", "fp8", configured(R"({"quantization_config": null})"), {"F8_E4M3", "no quantization_config"}},

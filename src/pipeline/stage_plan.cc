@@ -129,7 +129,15 @@ class StagePlanner {
       MessageReader in(text);
       wishes.push_back(read_block(in));
     }
-    return agreed_block(wishes);
+    const BlockShape agreed = agreed_block(wishes);
+    return all_can(agreed) ? agreed : smallest_block(wishes);
+  }
+
+  bool all_can(const BlockShape& shape) {
+    MessageWriter own;
+    own.add(placed(shape, false).has_value());
+    const std::vector<std::string> all = all_gather(port_, own.text());
+    return std::all_of(all.begin(), all.end(), [](const std::string& text) { return MessageReader(text).value<bool>(); });
   }
 
   /// The first stage's list, on all.

@@ -77,4 +77,15 @@ BlockShape agreed_block(std::span<const BlockShape> wishes) {
   return agreed;
 }
 
+BlockShape smallest_block(std::span<const BlockShape> wishes) {
+  FLEXGEN_CHECK(!wishes.empty());
+  BlockShape smallest = wishes.front();
+  for (const BlockShape& wish : wishes)
+    for (int64_t BlockShape::*size : {&BlockShape::micro_batch_size, &BlockShape::num_micro_batches, &BlockShape::max_rows, &BlockShape::max_logit_rows,
+                                      &BlockShape::pages_per_micro_batch, &BlockShape::num_groups})
+      smallest.*size = std::min(smallest.*size, wish.*size);
+  smallest.prefix_pages = smallest.prefix_ends = 0;
+  return smallest;
+}
+
 }  // namespace flexgen

@@ -26,7 +26,10 @@ std::vector<int64_t> split_blocks(const Model& model, std::span<const StageResou
 /// "10:22" as blocks of each rank; throws Error{user} naming `flag` unless it is `num_ranks` numbers above 0 whose sum is `num_blocks`.
 std::vector<int64_t> parse_split(const std::string& text, const char* flag, int64_t num_ranks, int64_t num_blocks);
 
-/// The block that ranks with these wishes can all do: that of the rank with the smallest, in as few groups as any of them wants.
+/// The block that ranks with these wishes should do: that of the rank with the smallest, in as few groups as any of them wants.
 BlockShape agreed_block(std::span<const BlockShape> wishes);
+
+/// The same where a rank has no room for that one, as its own has fewer rows or pages: of each size the least that any wishes. No prefixes are shared.
+BlockShape smallest_block(std::span<const BlockShape> wishes);
 
 }  // namespace flexgen

@@ -64,5 +64,12 @@ TEST(StageSplit, TheSmallestBlockIsAgreedOn) {
   EXPECT_EQ(agreed_block(std::vector{many, many}).num_groups, 8);
 }
 
+TEST(StageSplit, TheSmallestOfEachSizeIsWithinEveryWish) {
+  // The first has fewer slots, the second fewer rows: what is agreed on first has more rows than the second can do.
+  const BlockShape slots{64, 1, 1024, 64, 640, 2, 100, 3}, rows{128, 1, 128, 128, 1280, 2};
+  EXPECT_EQ(agreed_block(std::vector{slots, rows}).max_rows, 1024);
+  EXPECT_EQ(smallest_block(std::vector{slots, rows}), (BlockShape{64, 1, 128, 64, 640, 2}));
+}
+
 }  // namespace
 }  // namespace flexgen::stage_split_test

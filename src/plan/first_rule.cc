@@ -135,12 +135,16 @@ class RuleSearch {
 
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
-    // Few rows a visit cost speed and little memory is won, so they come last.
+    // Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
+    std::vector<std::pair<int, int64_t>> tries;
     for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
-      for (int buffers : request_.buffer_counts()) {
-        try_blocks(buffers, most_rows);
-        if (best_) return *best_;
-      }
+      for (int buffers : request_.buffer_counts()) tries.emplace_back(buffers, most_rows);
+    if (request_.fewest_buffers() < request_.buffer_counts().back())
+      for (int64_t most_rows : {kMaxBlockRows, int64_t{64}}) tries.emplace_back(request_.fewest_buffers(), most_rows);
+    for (const auto& [buffers, most_rows] : tries) {
+      try_blocks(buffers, most_rows);
+      if (best_) return *best_;
+    }
     // Last resort, and the truth about the smallest budget.
     for (bool with_prefixes : {true, false}) {
       shares_ = with_prefixes;

@@ -48,14 +48,16 @@ class Search {
   Plan run() {
     if (on_gpu() && !in_.hardware.gpu)
       fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
-    // Large blocks first: they use every byte read for more sequences.
-    for (int64_t block : blocks())
-      for (int64_t count : counts()) {
-        if (!in_.request.micro_batch_size && block < count && count != counts().front()) continue;
-        const int64_t size = in_.request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(block, count)));
-        if (!sizes_seen_.insert({size, count}).second) continue;
-        try_block(size, count);
+    if (largest_buffers_matter()) buffers_ = in_.request.buffer_counts_in_need();
+    try_blocks();
+    if (!best_) {
+      // Fewer rows than the prompts come in with: more steps, but still many sequences in each.
+      buffers_ = in_.request.buffer_counts_in_need();
+      for (int64_t rows : {kMaxSearchedRows, kMaxSearchedRows / 8, kMaxSearchedRows / 64}) {
+        most_rows_ = rows;
+        try_blocks();
       }
+    }
     refine();
     try_hottest_first();
     try_more_weight_buffers();
@@ -78,11 +80,30 @@ class Search {
   }
   double elapsed_s() const { return processor_time_s() - start_s_; }
   bool out_of_time() {
-    if (elapsed_s() < in_.time_limit_s) return false;
+    // With nothing found, what is left is one sequence at a time: that is worth a longer search.
+    if (elapsed_s() < (best_ ? 1 : kLongestSearch) * in_.time_limit_s) return false;
     plan_.complete = false;
     return true;
   }
 
+  /// Whether two of the largest layers take so much of the memory that one, without overlap, may leave room for many more sequences.
+  bool largest_buffers_matter() {
+    Policy streamed;
+    if (on_gpu()) streamed.compute_tier = streamed.attention_tier = Tier::kGpu;
+    place_all(kOnDisk, &streamed);
+    return 4 * 2 * layouts_.sums(streamed).buffer_bytes > (on_gpu() ? in_.budgets.gpu_plan_bytes() : in_.budgets.cpu_bytes);
+  }
+
+  /// Large blocks first: they use every byte read for more sequences.
+  void try_blocks() {
+    sizes_seen_.clear();
+    for (int64_t block : blocks())
+      for (int64_t count : counts()) {
+        if (!in_.request.micro_batch_size && block < count && count != counts().front()) continue;
+        const int64_t size = in_.request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(block, count)));
+        if (sizes_seen_.insert({size, count}).second) try_block(size, count);
+      }
+  }
   std::vector<int64_t> blocks() const {
     const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxSearchedBlock);
     std::vector<int64_t> sizes{largest};
@@ -100,7 +121,7 @@ class Search {
     std::set<int64_t> rows;
     const auto add = [&](double count) {
       rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(count, all))), 16), round_up(micro_batch_size, 16),
-                             std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
+                             std::max(most_rows_, round_up(micro_batch_size, 16))));
     };
     for (double factor : {1.02, 1.4, 2.5}) add(even * factor);
     if (all <= kFewPromptRows) add(all);  // a small job's prompts in one step: none of them read the weights again
@@ -147,7 +168,7 @@ class Search {
     std::vector<Tier> tiers = attention_tiers();
     for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
       if (out_of_time()) return;
-      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, in_.request.buffer_counts().back(), rows);
+      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffers_.back(), rows);
       policy.weight_buffers = in_.request.weight_buffers.value_or(0);
       if (on_gpu()) policy.compute_tier = Tier::kGpu;
       std::erase_if(tiers, [&](Tier tier) {  // more rows take more
@@ -172,7 +193,7 @@ class Search {
           compute_s += step.count * slowest_s;
         }
         if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
-        for (int buffers : in_.request.buffer_counts()) {
+        for (int buffers : buffers_) {
           policy.buffers = buffers;
           place(policy, walk, classes);
         }
@@ -575,10 +596,12 @@ class Search {
     plan_.program_time_s = program_time_s;
   }
 
-  static constexpr double kEffort = 30000;
+  static constexpr double kEffort = 30000, kLongestSearch = 10;
   const PlanInput& in_;
   Precision precision_;
   double start_s_;
+  std::vector<int> buffers_ = in_.request.buffer_counts();  ///< the last one takes the least memory
+  int64_t most_rows_ = kMaxSearchedRows;
   std::set<std::pair<int64_t, int64_t>> sizes_seen_;
   std::vector<size_t> step_class_;  ///< a step of the walk: its class
   size_t last_class_ = 0;

@@ -152,6 +152,23 @@ TEST(Planner, TheProgramOfOneBufferComesNearThePrediction) {
       }
 }
 
+/// A pass over the weights must serve many sequences also where memory holds one of the largest layers alone, or fewer rows than prompts come in with.
+TEST(Planner, ShortMemoryStillServesManySequences) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const auto time_s = [&](const Job& job, int64_t mib, const PolicyRequest& request) {
+    return make_plan({*job.model, job.workload, {mib * kMiB, 50 * kGiB}, request, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s}).prediction.time_s;
+  };
+  PolicyRequest one_buffer, few_rows;
+  one_buffer.buffers = 1;
+  few_rows.max_rows = 512;
+  const Job many = job_of("llama-3.1-8b", 300, {100, 100}, {32, 32}), long_prompts = job_of("llama-3.1-8b", 20, {4096, 4096}, {1, 1});
+  EXPECT_LE(time_s(many, 700, {}), 1.02 * time_s(many, 700, one_buffer));
+  for (int64_t mib : {1000, 1100}) EXPECT_LE(time_s(long_prompts, mib, {}), 1.02 * time_s(long_prompts, mib, few_rows)) << mib;
+  const Policy by_rule = choose_policy(*many.model, many.workload, {700 * kMiB, 50 * kGiB}, {}, DType::kBF16);
+  EXPECT_EQ(by_rule.buffers, 1);
+  EXPECT_GT(by_rule.block_size(), 64);
+}
+
 TEST(Planner, ExplicitFlagsWin) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job job = job_of("opt-1.3b", 60, {30, 90}, {10, 20});

@@ -36,6 +36,12 @@ struct PolicyRequest {
     if (buffers) return {*buffers};
     return weight_buffers == 2 ? std::vector<int>{2} : std::vector<int>{3, 2};
   }
+  /// And where memory is short.
+  std::vector<int> buffer_counts_in_need() const {
+    std::vector<int> counts = buffer_counts();
+    if (counts.back() != fewest_buffers()) counts.push_back(fewest_buffers());
+    return counts;
+  }
   /// For the least memory.
   int fewest_buffers() const { return buffers.value_or(weight_buffers ? 2 : 1); }
 };

@@ -55,6 +55,7 @@ struct Executor::Pass {
   bool must_flush(const Visit& visit) { return of.pending_->lease->visit.batch == visit.batch || of.stores_.exchange->attention_count() < 2; }
   void flush() { of.flush(source); }
   void acquire(const Visit& visit) {
+    of.run_ahead_.wait_for_room();
     lease = std::make_shared<VisitLease>(visit, plan_of(visit));
     lease->needed_later = of.is_needed_later(visit);
     // Only once every micro-batch is planned is it known whether one is alone.
@@ -178,6 +179,7 @@ ComputeAmount Executor::amount_of(const VisitLease& lease) {
 
 void Executor::computed(VisitLease& lease, const Event& done) {
   last_done_ = lease.plan->done = done;
+  run_ahead_.add(done, lease.table_bytes());
   commit(lease, done, false);
 }
 

@@ -17,6 +17,7 @@
 #include "schedule/batch_plan.h"
 #include "schedule/expert_choices.h"
 #include "schedule/lanes.h"
+#include "schedule/run_ahead.h"
 #include "schedule/stores.h"
 
 namespace flexgen {
@@ -49,8 +50,8 @@ class Executor {
   struct Pass;
   /// Every micro-batch of the pass is planned: decides whether it loads all experts, or those that are chosen.
   void begin_pass(const Visit& visit);
-  /// Before the first visit of a block's experts, in a pass that loads those that are chosen: waits until all of the block's rows have chosen. That is the one thing that the host thread waits for
-  /// beside the tokens of the step before.
+  /// Before the first visit of a block's experts, in a pass that loads those that are chosen: waits until all of the block's rows have chosen. The host thread waits for nothing else
+  /// but the tokens of the step before, and room for page tables (RunAhead).
   void learn_choices(const Visit& visit);
   TakesPlace takes_place(const Visit& visit) const;
   /// Whether the micro-batch has visits of later layers of this process.
@@ -95,6 +96,7 @@ class Executor {
   int64_t pass_ = 0;                               ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Ahead ahead_;
+  RunAhead run_ahead_;
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   std::optional<Pending> pending_;
   WorkDone work_done_;

@@ -13,4 +13,10 @@ VisitInput VisitLease::input() const {
   return input;
 }
 
+int64_t VisitLease::table_bytes() const {
+  int64_t bytes = static_cast<int64_t>(pages.capacity() * sizeof(pages.front()) + slots.capacity() * sizeof(slots.front()));
+  for (const std::vector<std::byte*>& of_slot : pages) bytes += static_cast<int64_t>(of_slot.capacity() * sizeof(of_slot.front()));
+  return bytes;
+}
+
 }  // namespace flexgen

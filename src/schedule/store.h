@@ -44,6 +44,8 @@ struct VisitLease {
   std::optional<Event> sent;  ///< once it commits: `rows` are on their way to the next stage until then
 
   VisitInput input() const;
+  /// What `pages` and `slots` take, in bytes.
+  int64_t table_bytes() const;
 };
 
 /// What a store may know of the visits that lie ahead in the pass under way.

@@ -63,9 +63,10 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
     std::unique_ptr<Model>& model = models[pair.weights];
     if (!model) model = model_to_plan(one, open_model);
     const Precision precision = precision_of(one, *model);
-    Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
+    Candidate candidate{{pair, 0, "is not for --matmul-dtype int8"}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       check_matmul_dtype(one, *model);
+      candidate.judged.why_not = "does not fit";
       const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model, precision.kv));
       candidate.judged.time_s = make_plan({*model, paged, options.budgets, options.policy, precision.compute, precision.kv, hardware,
                                            kPlanningTimeS / static_cast<double>(pairs.size())})
@@ -114,7 +115,7 @@ std::string choice_text(const DtypeChoice& choice) {
   for (const JudgedPair& judged : choice.judged) {
     if (judged.types == choice.types) continue;
     const std::string name = fmt::format("{} and {}", judged.types.weights, judged.types.kv_cache);
-    others.push_back(judged.time_s > 0 ? fmt::format("{} {:.2f}x the time", name, judged.time_s / chosen_s) : fmt::format("{} does not fit", name));
+    others.push_back(judged.time_s > 0 ? fmt::format("{} {:.2f}x the time", name, judged.time_s / chosen_s) : fmt::format("{} {}", name, judged.why_not));
   }
   return fmt::format("weights {} and KV cache {}: {} planned ({})", choice.types.weights, choice.types.kv_cache, format_duration(chosen_s),
                      fmt::join(others, "; "));

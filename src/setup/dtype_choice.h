@@ -24,7 +24,8 @@ struct DtypePair {
 /// A pair of types that was looked at, and how long the job would take with it.
 struct JudgedPair {
   DtypePair types;
-  double time_s = 0;  ///< of the job as planned; 0: no policy fits
+  double time_s = 0;    ///< of the job as planned; 0: it cannot run so
+  std::string why_not;  ///< where it cannot: "does not fit", "is not for --matmul-dtype int8"
 };
 
 struct DtypeChoice {

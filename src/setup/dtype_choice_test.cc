@@ -52,6 +52,14 @@ TEST(DtypeChoice, WhatDoesNotFitIsNoChoice) {
   EXPECT_THROW(choice_of({{"auto", "auto"}, {"int4", "int4"}}, kMiB, 2e9), Error);
 }
 
+TEST(DtypeChoice, WhatIsNotMultipliedInIntegersIsNotSaidToBeTooLarge) {
+  EngineOptions options = with_memory(16 * kGiB);
+  options.matmul_dtype = "int8";
+  const DtypeChoice choice = choose_dtypes(options, {{"auto", "auto"}, {"int4", "auto"}}, opt_1_3b, short_answers(), HardwareProfile::generic());
+  EXPECT_EQ(choice.types.weights, "int4");
+  EXPECT_THAT(choice_text(choice), testing::HasSubstr("auto and auto is not for --matmul-dtype int8"));
+}
+
 TEST(DtypeChoice, EveryPairIsMeasuredOnce) {
   EngineFlags flags;
   flags.weight_dtype = "bf16,int4";

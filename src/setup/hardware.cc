@@ -26,6 +26,7 @@ namespace {
 /// Why a profile is in doubt after a run begins like this.
 constexpr const char* kFasterRun = "a run was";
 constexpr double kLongestWait_s = 120;
+constexpr int64_t kMuchWritten = kGiB;
 constexpr size_t kLargestProfile = 16 * kMiB;
 
 bool takes_own_profile(const Engine& engine, const EngineFlags& flags) {
@@ -221,6 +222,11 @@ HardwareProfile own_profile(const MeasureOptions& wanted, const std::string& pat
   return profile;
 }
 
+void doubt_if_written(int64_t bytes, HardwareProfile* profile) {
+  if (bytes > kMuchWritten && profile->doubt.empty())
+    profile->doubt = fmt::format("{} were written just before, and the disk may still have been busy with them", format_bytes(bytes));
+}
+
 void doubt_if_faster(const RunReport& report, const std::string& path) {
   constexpr double kLongEnough_s = 1, kMuchFaster = 2;
   if (report.elapsed_s < kLongEnough_s || path.empty()) return;
@@ -243,8 +249,11 @@ void doubt_if_faster(const Engine& engine, const EngineFlags& flags, const RunRe
 HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
   HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic()
                             : !flags.hardware.empty()   ? load_profile(flags.hardware)
-                                                        : own_profile(wanted, profile_path(wanted.threads),
-                                                                      [&](const MeasureOptions& options) { return measure_hardware(options, files); });
+                                                        : own_profile(wanted, profile_path(wanted.threads), [&](const MeasureOptions& options) {
+                                                          HardwareProfile measured = measure_hardware(options, files);
+                                                          doubt_if_written(checkpoint_bytes_written(), &measured);
+                                                          return measured;
+                                                        });
   if (!flags.hardware.empty() && !profile.doubt.empty()) spdlog::warn("--hardware {}: these speeds are in doubt: {}", flags.hardware, profile.doubt);
   spdlog::debug("the machine's profile is '{}', from {}", profile.name, flags.hardware.empty() ? profile_path(wanted.threads) : flags.hardware);
   if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));

@@ -29,6 +29,9 @@ using Measure = std::function<HardwareProfile(const MeasureOptions&)>;
 /// doubt is measured anew, and one of another number of threads lends the disk's part. A place that cannot be written is warned of and done without.
 HardwareProfile own_profile(const MeasureOptions& wanted, const std::string& path, const Measure& measure_with);
 
+/// A profile that was measured after this process had written so many bytes of weights: in doubt if they are many.
+void doubt_if_written(int64_t bytes, HardwareProfile* profile);
+
 /// After a run that was planned with this machine's own profile: if a lane that mattered was more than twice as fast as the profile says, marks it, says
 /// so, and the next run measures anew; unless that was done already and confirmed the profile.
 void doubt_if_faster(const Engine& engine, const EngineFlags& flags, const RunReport& report);

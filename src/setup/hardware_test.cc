@@ -108,6 +108,17 @@ TEST_F(OwnProfile, MeasuredUnderLoadIsNotKeptForGood) {
   EXPECT_EQ(measured_, 0);
 }
 
+TEST_F(OwnProfile, MeasuredAfterMuchWasWrittenIsInDoubt) {
+  HardwareProfile profile;
+  doubt_if_written(kMiB, &profile);
+  EXPECT_EQ(profile.doubt, "");
+  doubt_if_written(16 * kGiB, &profile);
+  EXPECT_THAT(profile.doubt, HasSubstr("16.0 GiB were written just before"));
+  profile.doubt = "another reason";
+  doubt_if_written(16 * kGiB, &profile);
+  EXPECT_EQ(profile.doubt, "another reason");
+}
+
 TEST_F(OwnProfile, ARunThatWasTwiceAsFastMeasuresAnew) {
   RunReport report;
   report.elapsed_s = 10;

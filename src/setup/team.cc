@@ -171,7 +171,7 @@ std::vector<int> Team::other_leads() const {
 
 EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options = flexgen::engine_options(flags, model_directory);
-  if (flags.cpu_memory_bytes == 0) options.budgets.cpu_bytes /= local_size_;
+  if (flags.cpu_memory_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory(flags, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
   if (flags.threads == 0 && flags.backend != "reference") options.threads = share_of_cores(local_size_);
   if (num_stages_ > 1) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/exit_code.h"
+#include "base/last_words.h"
 #include "base/report.h"
 #include "engine/engine.h"
 #include "net/world.h"
@@ -93,7 +94,7 @@ int together(Team& team, Work work) {
   try {
     return work();
   } catch (const std::exception& error) {
-    if (team.fail(error)) print_note("flexgen: {}\n", error.what());
+    if (team.fail(error)) write_note(fmt::format("flexgen: {}\n", sentence_of(error)));
     return kExitFailed;
   }
 }
