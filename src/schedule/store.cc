@@ -14,8 +14,8 @@ VisitInput VisitLease::input() const {
 }
 
 int64_t VisitLease::table_bytes() const {
-  int64_t bytes = static_cast<int64_t>(pages.capacity() * sizeof(pages.front()) + slots.capacity() * sizeof(slots.front()));
-  for (const std::vector<std::byte*>& of_slot : pages) bytes += static_cast<int64_t>(of_slot.capacity() * sizeof(of_slot.front()));
+  int64_t bytes = static_cast<int64_t>(pages.capacity() * sizeof(std::vector<std::byte*>) + slots.capacity() * sizeof(AttentionSlot));
+  for (const std::vector<std::byte*>& of_slot : pages) bytes += static_cast<int64_t>(of_slot.capacity() * sizeof(std::byte*));
   return bytes;
 }
 
