@@ -18,6 +18,7 @@
 namespace flexgen::shards_test {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 const ByteTokenizer kTokenizer;
@@ -122,6 +123,28 @@ TEST_F(Parts, AnOutputThatIsBeingWrittenStays) {
     EXPECT_THAT(merge_error(), HasSubstr("another flexgen process is writing"));
   }
   EXPECT_EQ(merge_error(), "");
+}
+
+TEST_F(Parts, AShardThatIsBeingWrittenIsRefused) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  {
+    const Job job(shard_output(out_, {1, 2}), in_);
+    EXPECT_THAT(merge_error(), AllOf(HasSubstr("another flexgen process is writing the shard"), HasSubstr("1-of-2")));
+    EXPECT_FALSE(std::filesystem::exists(out_));
+  }
+  EXPECT_EQ(merge_error(), "");
+}
+
+TEST_F(Parts, AShardWithABrokenEndIsRefused) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  const std::string part = shard_output(out_, {1, 2}), records = read_text(part);
+  write_text(part, records + R"({"id":"batch_req_00)");
+  EXPECT_THAT(merge_error(), HasSubstr("the last record of the shard"));
+  write_text(part, records + "notes\n");
+  EXPECT_THAT(merge_error(), HasSubstr("so it is no whole record"));
+  write_text(part, "\n" + records.substr(0, records.size() - 1));  // a blank line, and no end of the last one
+  EXPECT_EQ(merge_error(), "");
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
 }
 
 TEST_F(Parts, ANameThatSaysMoreShardsThanThereCanBeIsNone) {
