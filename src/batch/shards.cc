@@ -5,20 +5,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <map>
 #include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "batch/job.h"
 #include "batch/job_files.h"
 #include "batch/line_index.h"
 #include "batch/rewritten_file.h"
+#include "io/checked_json.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
 
@@ -89,6 +94,43 @@ std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdenti
   }
   return {options, shard};
 }
+
+/// What of two shards says that they are of different jobs; empty if nothing does.
+std::string difference_of(const JobIdentity& one, const JobIdentity& other) {
+  const auto model = [](const JobIdentity& of) {
+    return printable(of.model_folder.empty() ? of.model_fingerprint : fmt::format("{} in {}", of.model_fingerprint, of.model_folder));
+  };
+  if (one.model_fingerprint != other.model_fingerprint) return fmt::format("the model's fingerprint is {} and {}", model(one), model(other));
+  const auto options = apart(one).first, others = apart(other).first;
+  const auto value = [](const std::map<std::string, std::string>& of, const std::string& name) {
+    const auto found = of.find(name);
+    return found == of.end() ? std::string("not there") : fmt::format("'{}'", printable(found->second));
+  };
+  auto names = options;
+  names.insert(others.begin(), others.end());
+  for (const auto& [name, any] : names)
+    if (const std::string a = value(options, name), b = value(others, name); a != b) return fmt::format("the {} is {} and {}", printable(name), a, b);
+  return "";
+}
+
+/// Tells, once each, what of the shards of one job is not the same, though their answers may be joined.
+class ShardDifferences {
+ public:
+  void look(const JobIdentity& first, const std::string& first_part, const JobIdentity& other, const std::string& part) {
+    const auto day = [](const JobIdentity& of) { return fmt::format("{:%Y-%m-%d}", fmt::gmtime(static_cast<std::time_t>(of.created_s))); };
+    if (const std::string then = day(first), now = day(other); then != now && !std::exchange(told_day_, true))
+      spdlog::warn(
+          "the inputs of the shards {} and {} were last changed on different days ({} and {}, UTC): a chat template that tells the date told each its own. Copy inputs with their "
+          "time (cp -p, rsync -t)",
+          first_part, part, then, now);
+    if (first.model_name != other.model_name && !std::exchange(told_name_, true))
+      spdlog::warn("the answers of the shards {} and {} name different models: '{}' and '{}'", first_part, part, printable(first.model_name),
+                   printable(other.model_name));
+  }
+
+ private:
+  bool told_day_ = false, told_name_ = false;
+};
 
 /// Closes what it holds.
 class OpenedFile {
@@ -232,6 +274,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
   std::optional<JobIdentity> first;
   std::map<std::string, std::string> shards;  // shard -> part
+  ShardDifferences differences;
   std::vector<ShardFile> files;
   files.reserve(parts.size());
   for (const std::string& part : parts) {
@@ -240,9 +283,10 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     const JobIdentity identity = read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
     if (!first) first = identity;
-    const auto [options, shard] = apart(identity);
-    if (identity.model_fingerprint != first->model_fingerprint || options != apart(*first).first)
-      fail_user("the shards {} and {} are of another model or other options; merge only shards of one job", parts[0], part);
+    if (const std::string difference = difference_of(*first, identity); !difference.empty())
+      fail_user("the shards {} and {} are of different jobs: {}; merge only shards of one job", parts[0], part, difference);
+    differences.look(*first, parts[0], identity, part);
+    const std::string shard = apart(identity).second;
     if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
     const auto take = [&](const KeptRecord& record, const RecordPlace& place) {
       const std::optional<int64_t> found = index.find(record.id);
