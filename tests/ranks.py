@@ -119,6 +119,7 @@ class Test:
         self.refused(4, "--pipeline-stages 3", None, "--pipeline-stages 3 with 4 processes")
         self.refused(4, "--pipeline-stages 3 --log-level error", None, "--pipeline-stages 3 with 4 processes")
         self.refused(3, "--shard 0/2", None, "--shard 0/2: shards are for processes")  # all ranks have it
+        self.refused(2, "--pipeline-stages 1", "--pipeline-stages 1 --prefix-sharing off", "has another --prefix-sharing than")
         other = os.path.join(self.work, "other.jsonl")
         with open(other, "w") as file:
             file.write("no json\n")

@@ -228,7 +228,10 @@ int run_together(const RunBatchOptions& options, Team& team) {
   if (!options.shard.empty()) fail_user("--shard {}: shards are for processes that know nothing of each other; leave it out, or the launcher", options.shard);
   StopSignals signals;
   int code = kExitDone;
-  team.agree({{"version", kVersion}, {"--pipeline-stages", std::to_string(options.team.pipeline_stages)}, {"--stages", options.team.stage_split}});
+  team.agree({{"version", kVersion},
+              {"--pipeline-stages", std::to_string(options.team.pipeline_stages)},
+              {"--stages", options.team.stage_split},
+              {"--prefix-sharing", options.engine.prefix_sharing}});
   {
     EngineOptions chosen = team.engine_options(options.engine, options.model);
     leave_tokenizer_out(options, chosen);
