@@ -206,6 +206,11 @@ void BatchDesk::work() {
     try {
       run(id);
     } catch (const std::exception& error) {
+      const auto* known = dynamic_cast<const Error*>(&error);
+      if (known && known->kind() == ErrorKind::kIo) {  // a full disk, say, which is no fault of the batch
+        spdlog::error("batch {}: {}; it stays as it is, and the next start of the server goes on with it", id, error.what());
+        continue;
+      }
       spdlog::error("batch {}: {}", id, error.what());
       try {
         fail(id, "failed", error.what());
