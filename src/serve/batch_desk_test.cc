@@ -83,6 +83,40 @@ TEST_F(Desk, ABatchGoesOnAfterAFullDisk) {
   EXPECT_EQ(batch["request_counts"], counts(kLines + 1, kLines, 1));
 }
 
+TEST_F(Desk, ABatchThatIsCancelledAfterARestartTellsWhatItHas) {
+  std::string first, second;
+  {
+    std::atomic<int> tries = 0;
+    BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+      FakeRunner runner;
+      runner.stop_after = 2;
+      const BatchOutcome outcome = answer(work, runner, stop);
+      ++tries;
+      return outcome;
+    });
+    first = create(desk);
+    second = create(desk);
+    wait_for([&] { return tries == 2; });
+  }
+  std::atomic<bool> begun = false;
+  std::string running;
+  BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    running = std::filesystem::path(work.output).parent_path().filename();
+    begun = true;
+    while (!stop) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    FakeRunner runner;
+    return answer(work, runner, stop);  // stopped before it has counted anything
+  });
+  wait_for([&] { return begun.load(); });
+  const std::string waiting = running == first ? second : first;
+  EXPECT_EQ(Json::parse(desk.cancel(waiting))["request_counts"], counts(kLines + 1, 2, 1));
+  desk.cancel(running);
+  wait_for([&] { return desk.num_unfinished() == 0; });
+  const Json batch = Json::parse(desk.find(running));
+  EXPECT_EQ(batch["status"], "cancelled");
+  EXPECT_EQ(batch["request_counts"], counts(kLines + 1, 2, 1));
+}
+
 TEST_F(Desk, NothingIsLeftOfAnUploadThatCannotBeKept) {
   const std::string folder = directory_.file("files");
   {
