@@ -91,6 +91,12 @@ def exit_codes(batch):
     batch.write("codes.jsonl", good + bad)
     batch.run(batch.path("codes.jsonl"), "some.out")
     batch.run(batch.path("codes.jsonl"), "some.out", "--fail-on-bad-lines", code=3)
+    for quiet in (["--quiet"], ["--log-level", "error"]):
+        said = batch.run(batch.path("codes.jsonl"), "some.out", "--fail-on-bad-lines", *quiet, code=3)
+        if "some.out: 1 of 2 lines is bad, as its error record says" not in said or len(said.splitlines()) != 1:
+            fail(f"{quiet}: why it ends with 3 is not told: {said!r}")
+        if batch.run(batch.path("codes.jsonl"), "some.out", *quiet):
+            fail(f"{quiet}: something is told of a good end")
     batch.run(batch.write("codes.jsonl", good), "all.out", "--fail-on-bad-lines")
 
 

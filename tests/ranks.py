@@ -98,6 +98,33 @@ class Test:
                     fail(f"{ranks} ranks with '{team} {dtype}' give other answers than one process")
             self.references[dtype] = reference
 
+    def refused(self, ranks, flags, other_flags, sentence, other_input=None):
+        """All ranks end with a sentence, which the user is told once; `other_flags`: what the last rank has in the place of `flags`."""
+        log, output = os.path.join(self.work, "log"), os.path.join(self.work, "refused.jsonl")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(output)
+        command = self.command(ranks, output, flags)
+        if other_flags is not None:
+            command[command.index("-n") + 1] = str(ranks - 1)
+            other = self.command(1, output, other_flags)
+            if other_input:
+                other[other.index("-i") + 1] = other_input
+            command += [":", "-n", "1", *other]
+        with open(log, "wb") as file:
+            ended = subprocess.run(command, stdout=file, stderr=file, env=os.environ | MPI_VARIABLES, timeout=120)
+        if ended.returncode == 0 or self.log().count(sentence) != 1:
+            fail(f"{ranks} ranks with '{flags}' and '{other_flags}' ended with {ended.returncode}, and '{sentence}' is to be told once; they said:\n{self.log()}")
+
+    def failures_are_told_once(self):
+        self.refused(4, "--pipeline-stages 3", None, "--pipeline-stages 3 with 4 processes")
+        self.refused(4, "--pipeline-stages 3 --log-level error", None, "--pipeline-stages 3 with 4 processes")
+        self.refused(3, "--shard 0/2", None, "--shard 0/2: shards are for processes")  # all ranks have it
+        self.refused(2, "--pipeline-stages 1", "--pipeline-stages 1 --prefix-sharing off", "has another --prefix-sharing than")
+        other = os.path.join(self.work, "other.jsonl")
+        with open(other, "w") as file:
+            file.write("no json\n")
+        self.refused(2, "--pipeline-stages 1", "--pipeline-stages 1", "differs from that of rank 0", other)  # rank 1 alone has it
+
     def pids(self, process):
         """Rank -> process id, of a started mpirun."""
         found = {}
@@ -203,6 +230,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_ranks_") as work:
         test = Test(arguments, work, random.Random(arguments.seed))
         begin = time.monotonic()
+        test.failures_are_told_once()
         test.same_answers()
         print(f"1 to 4 ranks, stages and replicas, {len(DTYPES)} sets of types: the same answers ({time.monotonic() - begin:.0f} s)", flush=True)
         killed = tries = 0

@@ -11,6 +11,8 @@ import json
 import os
 import random
 import re
+import resource
+import select
 import signal
 import socket
 import subprocess
@@ -532,6 +534,26 @@ class Test:
         check(done.returncode == 0, f"{' '.join(args)}: exit code {done.returncode}; it said:\n{done.stdout}{done.stderr}")
 
 
+def no_threads(test):
+    """Where the system has no thread for a connection it is closed, and the server goes on."""
+    with Server(test.binary, test.model) as server:
+        server.ask("/v1/completions", {"prompt": "x", "max_tokens": 2})
+        with open(f"/proc/{server.process.pid}/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        if used > 1 << 40:
+            return  # a sanitizer's, which needs more at any moment
+        _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + (24 << 20), hard))  # a few threads' stacks
+        connections = [socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) for _ in range(40)]
+        readable = select.select(connections, [], [], 10)[0]
+        check(any(connection.recv(1) == b"" for connection in readable), f"connections without a thread stay open: {server.said}")
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (hard, hard))
+        for connection in connections:
+            connection.close()
+        server.ask("/v1/completions", {"prompt": "x", "max_tokens": 2})
+        check(any("no thread for a connection" in said for said in server.said), server.said)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
@@ -556,6 +578,7 @@ def main():
         crowds(test)
         back_pressure(test)
         ends(test)
+        no_threads(test)
     print("serve.py: all holds")
 
 

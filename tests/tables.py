@@ -129,6 +129,28 @@ def killed(tables):
     check("was changed since" in tables.run("k.csv", "killed.csv", *ask, code=1)[1], "an edited output is written over")
 
 
+def killed_at_the_end(tables):
+    """A kill while the table takes its place: the same command goes on, as what was written is told of at any moment."""
+    for attempt in range(4):
+        tables.write("l.csv", "id,words,much\r\n" + "".join(f"{row},{WORDS[row]} {attempt if row == 0 else ''},{'x' * (1 << 20)}\r\n" for row in range(10)))
+        before = os.stat(tables.path("late.csv")).st_ino if os.path.exists(tables.path("late.csv")) else None
+        process = subprocess.Popen(tables.command("l.csv", "late.csv", "--prompt-template", "{{ words }}", "--max-tokens", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if os.path.exists(tables.path("late.csv")) and os.stat(tables.path("late.csv")).st_ino != before:
+                break
+        process.kill()
+        process.wait()
+        tables.run("l.csv", "late.csv", "--prompt-template", "{{ words }}", "--max-tokens", "2")
+    # Of two sums either may be the table's, and no other.
+    kept, mark, other = tables.read("late.csv"), tables.read("late.csv.written"), b"0" * 64 + b"\n"
+    for sums in (mark + other, other + mark):
+        tables.write("late.csv.written", sums)
+        tables.run("l.csv", "late.csv", "--prompt-template", "{{ words }}", "--max-tokens", "2")
+        check(tables.read("late.csv") == kept and tables.read("late.csv.written") == mark, "what a kill left is not put right")
+    tables.write("late.csv.written", other + other)
+    check("was changed since" in tables.run("l.csv", "late.csv", "--prompt-template", "{{ words }}", "--max-tokens", "2", code=1)[1], "a table of neither sum is written over")
+
+
 def two_at_once(tables):
     """A start that is refused, as another one is under way, changes nothing of it: the order of choices says what the lines' tokens mean."""
     text, _ = table_text(300)
@@ -271,7 +293,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, two_at_once, choices, refused, shown, numbers, nul):
+        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, nul):
             part(tables)
     print("tables: all as they should be")
 

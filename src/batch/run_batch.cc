@@ -488,6 +488,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
   if (const int64_t begun_s = job.identity().created_s; model.limits.chat && begun_s != created_of(input.modified_s()))
     input = BatchInput::scan(input.path(), limits_of_job(model, begun_s), stop, directory);
+  if (input.stopped()) return end_before_the_start();  // lines are missing, and no reason to refuse or lose their answers
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();

@@ -439,6 +439,46 @@ TEST_F(RunBatch, TheDateOfPromptsStaysThatOfTheJobsBeginning) {
   EXPECT_EQ(years, std::set<std::string>{"2001"});
 }
 
+// A signal while the input is read again leaves it without lines: that is no other input.
+TEST_F(RunBatch, AStopWhileTheInputIsReadAgainLosesNothing) {
+  class StopAtAWarning : public spdlog::sinks::base_sink<std::mutex> {
+   public:
+    explicit StopAtAWarning(std::atomic<bool>& stop) : stop_(stop) {}
+
+   protected:
+    void sink_it_(const spdlog::details::log_msg&) override { stop_ = true; }
+    void flush_() override {}
+
+   private:
+    std::atomic<bool>& stop_;
+  };
+  model_.limits.chat = std::make_shared<const ChatTemplate>(
+      std::map<std::string, std::string>{{"default", "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"}}, "a file",
+      ChatTemplate::SpecialTokens());
+  const auto date_in_to = [&](std::time_t time) {
+    const timespec times[2]{{time, 0}, {time, 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
+  };
+  date_in_to(1'000'000'000);
+  run();
+  const std::string answers = read_text(out_);
+  model_.name = "another";  // which is told just before the input is read again
+  for (const bool edited : {false, true}) {
+    if (edited) write_text(in_, text_ + line("new", R"("prompt":"more")"));
+    date_in_to(1'700'000'000);
+    std::atomic<bool> stop{false};
+    const auto usual = spdlog::default_logger();
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("stops", std::make_shared<StopAtAWarning>(stop)));
+    FakeRunner runner;
+    BatchOutcome outcome;
+    EXPECT_EQ(message_of([&] { outcome = run_batch({in_, out_, edited}, model_, runner, stop); }), "");
+    spdlog::set_default_logger(usual);
+    EXPECT_TRUE(stop);
+    EXPECT_TRUE(outcome.stopped);
+    EXPECT_EQ(read_text(out_), answers);
+  }
+}
+
 TEST_F(RunBatch, KeepsWhatItsFirstPlanChose) {
   model_.options["attention on"] = kLeftToThePlan;
   FakeRunner first;

@@ -2,22 +2,28 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <fmt/chrono.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "batch/job.h"
 #include "batch/job_files.h"
 #include "batch/line_index.h"
 #include "batch/rewritten_file.h"
+#include "io/checked_json.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
 
@@ -89,27 +95,113 @@ std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdenti
   return {options, shard};
 }
 
+/// What of two shards says that they are of different jobs; empty if nothing does.
+std::string difference_of(const JobIdentity& one, const JobIdentity& other) {
+  const auto model = [](const JobIdentity& of) {
+    return printable(of.model_folder.empty() ? of.model_fingerprint : fmt::format("{} in {}", of.model_fingerprint, of.model_folder));
+  };
+  if (one.model_fingerprint != other.model_fingerprint) return fmt::format("the model's fingerprint is {} and {}", model(one), model(other));
+  const auto options = apart(one).first, others = apart(other).first;
+  const auto value = [](const std::map<std::string, std::string>& of, const std::string& name) {
+    const auto found = of.find(name);
+    return found == of.end() ? std::string("not there") : fmt::format("'{}'", printable(found->second));
+  };
+  auto names = options;
+  names.insert(others.begin(), others.end());
+  for (const auto& [name, any] : names)
+    if (const std::string a = value(options, name), b = value(others, name); a != b) return fmt::format("the {} is {} and {}", printable(name), a, b);
+  return "";
+}
+
+/// Tells, once each, what of the shards of one job is not the same, though their answers may be joined.
+class ShardDifferences {
+ public:
+  void look(const JobIdentity& first, const std::string& first_part, const JobIdentity& other, const std::string& part) {
+    const auto day = [](const JobIdentity& of) { return fmt::format("{:%Y-%m-%d}", fmt::gmtime(static_cast<std::time_t>(of.created_s))); };
+    if (const std::string then = day(first), now = day(other); then != now && !std::exchange(told_day_, true))
+      spdlog::warn(
+          "the inputs of the shards {} and {} were last changed on different days ({} and {}, UTC): a chat template that tells the date told each its own. Copy inputs with their "
+          "time (cp -p, rsync -t)",
+          first_part, part, then, now);
+    if (first.model_name != other.model_name && !std::exchange(told_name_, true))
+      spdlog::warn("the answers of the shards {} and {} name different models: '{}' and '{}'", first_part, part, printable(first.model_name),
+                   printable(other.model_name));
+  }
+
+ private:
+  bool told_day_ = false, told_name_ = false;
+};
+
+/// Closes what it holds.
+class OpenedFile {
+ public:
+  OpenedFile() = default;
+  ~OpenedFile() { reset(-1); }
+  OpenedFile(OpenedFile&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  OpenedFile& operator=(OpenedFile&&) = delete;
+  void reset(int descriptor) {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    descriptor_ = descriptor;
+  }
+  int get() const { return descriptor_; }
+
+ private:
+  int descriptor_ = -1;
+};
+
+/// A shard's output, which no other process writes while this lives: both passes read what was opened and locked once. Throws Error{user}.
+class ShardFile {
+ public:
+  explicit ShardFile(std::string path) : path_(std::move(path)) {
+    struct stat info {
+    }, named{};
+    do {
+      file_.reset(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+      if (const int error = errno; file_.get() < 0)
+        fail_user("cannot read the shard {}: {}{}", path_, std::strerror(error),
+                  error == ENOENT ? "; run it, or name the shards after the options" : file_advice(path_, error));
+      if (fstat(file_.get(), &info) != 0 || !S_ISREG(info.st_mode)) fail_user("the shard {} is not a regular file; name the shards after the options", path_);
+      // A job locks its output for itself alone (Job). Where there are no locks, there is no job either.
+      if (flock(file_.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        fail_user("another flexgen process is writing the shard {}; wait for it, or stop it, then merge", path_);
+      // Its last owner may have put another one in its place between our open() and our lock.
+    } while (stat(path_.c_str(), &named) != 0 || named.st_ino != info.st_ino || named.st_dev != info.st_dev);
+  }
+  const std::string& path() const { return path_; }
+  int descriptor() const { return file_.get(); }
+
+ private:
+  std::string path_;
+  OpenedFile file_;
+};
+
 /// A file that a merge replaces, locked while it lives. Throws Error{user} where that is not records, or another process writes it.
 class ReplacedOutput {
  public:
-  explicit ReplacedOutput(const std::string& path) : file_{path.empty() ? -1 : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)} {
-    if (file_.descriptor < 0) return;
-    if (flock(file_.descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+  explicit ReplacedOutput(const std::string& path) {
+    if (path.empty()) return;
+    file_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (file_.get() < 0) return;
+    if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
       fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", path);
-    const OutputScan scan = scan_output(file_.descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
+    const OutputScan scan = scan_output(file_.get(), path, false, [](const KeptRecord&, const RecordPlace&) {});
     if (scan.foreign.count > 0)
       fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
                 scan.foreign.numbers.front(), path, scan.foreign.reason);
   }
 
  private:
-  struct Opened {
-    int descriptor;
-    ~Opened() {
-      if (descriptor >= 0) ::close(descriptor);
-    }
-  } file_;
+  OpenedFile file_;
 };
+
+/// What of a shard is no record: its lines, and what a kill leaves at its end.
+void refuse_broken_lines(const OutputScan& scan, const std::string& part) {
+  for (const OutputScan::Lines* lines : {&scan.foreign, &scan.damaged})
+    if (lines->count > 0)
+      fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", lines->numbers.front(), part,
+                lines->reason);
+  if (scan.keep < scan.size) fail_user("the last record of the shard {} is not whole; run the shard again, which mends it or says what to do", part);
+}
 
 }  // namespace
 
@@ -182,38 +274,28 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
   std::optional<JobIdentity> first;
   std::map<std::string, std::string> shards;  // shard -> part
-  for (size_t p = 0; p < parts.size(); ++p) {
-    const std::string& part = parts[p];
-    std::ifstream in(part, std::ios::binary);
-    if (const int error = errno; !in)
-      fail_user("cannot read the shard {}: {}{}", part, std::strerror(error),
-                error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
+  ShardDifferences differences;
+  std::vector<ShardFile> files;
+  files.reserve(parts.size());
+  for (const std::string& part : parts) {
+    const size_t p = files.size();
+    const ShardFile& file = files.emplace_back(part);
     const JobIdentity identity = read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
     if (!first) first = identity;
-    const auto [options, shard] = apart(identity);
-    if (identity.model_fingerprint != first->model_fingerprint || options != apart(*first).first)
-      fail_user("the shards {} and {} are of another model or other options; merge only shards of one job", parts[0], part);
+    if (const std::string difference = difference_of(*first, identity); !difference.empty())
+      fail_user("the shards {} and {} are of different jobs: {}; merge only shards of one job", parts[0], part, difference);
+    differences.look(*first, parts[0], identity, part);
+    const std::string shard = apart(identity).second;
     if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
-    int64_t offset = 0, line_number = 0;
-    for (std::string line; std::getline(in, line); offset += static_cast<int64_t>(line.size()) + 1) {
-      ++line_number;
-      std::string_view text = line;
-      if (line_number == 1 && text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
-      if (is_blank(text)) continue;
-      const auto read = read_record(text);
-      if (const auto* problem = std::get_if<NoRecord>(&read))
-        fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part,
-                  problem->reason);
-      const std::optional<int64_t> found = index.find(std::get<KeptRecord>(read).id);
-      if (!found) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
-      const Where where = records[*found];
-      if (where.offset >= 0)
+    const auto take = [&](const KeptRecord& record, const RecordPlace& place) {
+      const std::optional<int64_t> found = index.find(record.id);
+      if (!found) fail_user("line {} of the shard {} answers no line of {}", place.number, part, input_path);
+      if (const Where where = records[*found]; where.offset >= 0)
         fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(*found).number, parts[where.part], part);
-      records.set(*found, {p, std::get<KeptRecord>(read).answer_tokens < 0, offset + static_cast<int64_t>(line.size() - text.size()),
-                           static_cast<int64_t>(text.size())});
-    }
-    if (in.bad()) fail_io("cannot read the shard {}: {}", part, std::strerror(errno));
+      records.set(*found, {p, record.answer_tokens < 0, place.offset, place.bytes});
+    };
+    refuse_broken_lines(scan_output(file.descriptor(), part, false, take), part);
   }
   int64_t missing = 0, first_missing = 0;
   for (int64_t i = 0; i < records.size(); ++i)
@@ -226,18 +308,10 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);
-  std::vector<std::ifstream> files;
-  for (const std::string& part : parts) files.emplace_back(part, std::ios::binary);
-  std::string record;
   for (int64_t i = 0; i < records.size(); ++i) {
     const Where where = records[i];
-    record.resize(static_cast<size_t>(where.bytes));
-    files[where.part].seekg(where.offset);
-    files[where.part].read(record.data(), where.bytes);
-    if (!files[where.part]) fail_io("cannot read the shard {} again", parts[where.part]);
-    RewrittenFile& file = errors && where.error ? *errors : answers;
-    file.add(record);
-    file.add("\n");
+    const ShardFile& from = files[where.part];
+    (errors && where.error ? *errors : answers).add_line(from.descriptor(), where.offset, where.bytes, from.path());
   }
   answers.finish();
   if (errors) errors->finish();

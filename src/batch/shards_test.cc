@@ -2,12 +2,17 @@
 
 #include "batch/shards.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <latch>
 #include <map>
 #include <set>
+#include <sstream>
 #include <thread>
 
 #include "base/error.h"
@@ -18,6 +23,7 @@
 namespace flexgen::shards_test {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 const ByteTokenizer kTokenizer;
@@ -124,6 +130,28 @@ TEST_F(Parts, AnOutputThatIsBeingWrittenStays) {
   EXPECT_EQ(merge_error(), "");
 }
 
+TEST_F(Parts, AShardThatIsBeingWrittenIsRefused) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  {
+    const Job job(shard_output(out_, {1, 2}), in_);
+    EXPECT_THAT(merge_error(), AllOf(HasSubstr("another flexgen process is writing the shard"), HasSubstr("1-of-2")));
+    EXPECT_FALSE(std::filesystem::exists(out_));
+  }
+  EXPECT_EQ(merge_error(), "");
+}
+
+TEST_F(Parts, AShardWithABrokenEndIsRefused) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  const std::string part = shard_output(out_, {1, 2}), records = read_text(part);
+  write_text(part, records + R"({"id":"batch_req_00)");
+  EXPECT_THAT(merge_error(), HasSubstr("the last record of the shard"));
+  write_text(part, records + "notes\n");
+  EXPECT_THAT(merge_error(), HasSubstr("so it is no whole record"));
+  write_text(part, "\n" + records.substr(0, records.size() - 1));  // a blank line, and no end of the last one
+  EXPECT_EQ(merge_error(), "");
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
+}
+
 TEST_F(Parts, ANameThatSaysMoreShardsThanThereCanBeIsNone) {
   write_text(directory_.file("out.0-of-99999999999.jsonl"), "");
   EXPECT_THAT(merge_error(), HasSubstr("there are no shards"));
@@ -134,9 +162,46 @@ TEST_F(Parts, OtherJobsAreRefused) {
   model_.fingerprint = "beef";
   run_shard(0, 3);
   EXPECT_THAT(merge_error(), HasSubstr("others that say"));
-  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {0, 3})}), HasSubstr("another model or other options"));
+  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {0, 3})}), HasSubstr("the model's fingerprint is f00d and beef"));
+  model_ = {{256, 1000, &kTokenizer}, "fake", "f00d", {{"backend", "another"}}};
+  run_shard(2, 3);
+  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {2, 3})}), HasSubstr("the backend is 'fake' and 'another'"));
+  model_.options = {{"backend", "fake"}, {"weight dtype", "int4"}};
+  run_shard(0, 4);
+  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {0, 4})}), HasSubstr("the weight dtype is not there and 'int4'"));
   write_text(in_, read_text(in_) + "more\n");
   EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {1, 2})}), HasSubstr("another input"));
+}
+
+TEST_F(Parts, OtherDatesAndNamesAreTold) {
+  const auto date_in_to = [&](std::time_t time) {
+    const timespec times[2]{{time, 0}, {time, 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
+  };
+  const auto told_by_merge = [&] {
+    std::ostringstream told;
+    const auto usual = spdlog::default_logger();
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+    EXPECT_EQ(merge_error(), "");
+    spdlog::set_default_logger(usual);
+    return told.str();
+  };
+  date_in_to(1'700'006'400 - 86'400);  // midnight, UTC
+  run_shard(0, 3);
+  date_in_to(1'700'006'399);  // the end of the same day
+  run_shard(1, 3);
+  run_shard(2, 3);
+  EXPECT_EQ(told_by_merge(), "");
+  for (const char* part : {"out.1-of-3.jsonl", "out.2-of-3.jsonl"}) std::filesystem::remove(directory_.file(part));
+  date_in_to(1'700'006'400);
+  model_.name = "other";
+  run_shard(1, 3);
+  run_shard(2, 3);
+  const std::string told = told_by_merge();
+  EXPECT_THAT(told,
+              AllOf(HasSubstr("out.0-of-3.jsonl and "), HasSubstr("out.1-of-3.jsonl were last changed on different days (2023-11-14 and 2023-11-15, UTC)"),
+                    HasSubstr("cp -p"), HasSubstr("name different models: 'fake' and 'other'")));
+  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 2) << "each once: " << told;
 }
 
 TEST_F(Parts, NoOtherTextIsReplaced) {

@@ -167,6 +167,15 @@ BatchFiles files_of(const RunBatchOptions& options) {
   return files;
 }
 
+/// Why a job that is done has such an exit code, where the notes that tell it are not shown.
+void tell_of_lines(const BatchOutcome& outcome, const std::string& output, int code) {
+  if (shows_notes() || (code != kExitFailed && code != kExitBadLines)) return;
+  const int64_t count = code == kExitFailed ? outcome.without_answer : outcome.failed;
+  write_note(fmt::format("flexgen: {}: {} of {} lines {} {}, as {} error {} {}\n", output, format_count(count), format_count(outcome.lines),
+                         count == 1 ? "is" : "are", code == kExitFailed ? "without an answer" : "bad", count == 1 ? "its" : "their",
+                         count == 1 ? "record" : "records", count == 1 ? "says" : "say"));
+}
+
 int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency, const BatchSteps& steps = {}) {
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
@@ -181,9 +190,10 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
   if (steps.end && !outcome.stopped) steps.end(&summary);
   if (options.json) put_json(summary.dump(1), options.json_file);
   if (!outcome.stopped) {
-    if (outcome.without_answer > 0) return kExitFailed;
     const bool none = outcome.answered + outcome.kept_answers == 0;
-    return outcome.failed > 0 && (none || options.fail_on_bad_lines) ? kExitBadLines : kExitDone;
+    const int code = outcome.without_answer > 0 ? kExitFailed : outcome.failed > 0 && (none || options.fail_on_bad_lines) ? kExitBadLines : kExitDone;
+    tell_of_lines(outcome, output, code);
+    return code;
   }
   print_note("stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
@@ -228,7 +238,10 @@ int run_together(const RunBatchOptions& options, Team& team) {
   if (!options.shard.empty()) fail_user("--shard {}: shards are for processes that know nothing of each other; leave it out, or the launcher", options.shard);
   StopSignals signals;
   int code = kExitDone;
-  team.agree({{"version", kVersion}, {"--pipeline-stages", std::to_string(options.team.pipeline_stages)}, {"--stages", options.team.stage_split}});
+  team.agree({{"version", kVersion},
+              {"--pipeline-stages", std::to_string(options.team.pipeline_stages)},
+              {"--stages", options.team.stage_split},
+              {"--prefix-sharing", options.engine.prefix_sharing}});
   {
     EngineOptions chosen = team.engine_options(options.engine, options.model);
     leave_tokenizer_out(options, chosen);

@@ -4,11 +4,14 @@
 #include <ctime>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "batch/answer_json.h"
+#include "batch/output_scan.h"
 #include "io/checked_json.h"
+#include "io/file.h"
 #include "io/new_file.h"
 #include "io/whole_file.h"
 #include "serve/api_error.h"
@@ -159,6 +162,7 @@ std::string BatchDesk::cancel(const std::string& id) {
       return;
     }
     batch["status"] = "cancelled";  // it has not begun, or waits to go on
+    batch["request_counts"] = counts_of_outputs(id, batch["request_counts"]);
     batch["cancelled_at"] = std::time(nullptr);
     attach_outputs(id, batch);
     std::erase(queue_, id);
@@ -206,6 +210,11 @@ void BatchDesk::work() {
     try {
       run(id);
     } catch (const std::exception& error) {
+      const auto* known = dynamic_cast<const Error*>(&error);
+      if (known && known->kind() == ErrorKind::kIo) {  // a full disk, say, which is no fault of the batch
+        spdlog::error("batch {}: {}; it stays as it is, and the next start of the server goes on with it", id, error.what());
+        continue;
+      }
       spdlog::error("batch {}: {}", id, error.what());
       try {
         fail(id, "failed", error.what());
@@ -232,7 +241,9 @@ void BatchDesk::run(const std::string& id) {
       batch["in_progress_at"] = std::time(nullptr);
     });
   };
-  work.progress = [&](const BatchOutcome& outcome) {  // in memory alone: after a start it is counted anew
+  bool counted = false;
+  work.progress = [&](const BatchOutcome& outcome) {  // but for the first in memory alone: after a start it is counted anew
+    if (!std::exchange(counted, true)) return change(id, [&](Json& batch) { batch["request_counts"] = counts_of(outcome); });
     std::lock_guard guard(mutex_);
     batches_.at(id)["request_counts"] = counts_of(outcome);
   };
@@ -259,7 +270,8 @@ void BatchDesk::finish(const std::string& id, const BatchOutcome& outcome) {
     batch["finalizing_at"] = std::time(nullptr);
   });
   change(id, [&](Json& batch) {
-    batch["request_counts"] = counts_of(outcome);
+    // One that was stopped early may not have counted what was done before.
+    batch["request_counts"] = outcome.stopped ? counts_of_outputs(id, batch["request_counts"]) : counts_of(outcome);
     attach_outputs(id, batch);
     const char* end = cancelled && outcome.stopped ? "cancelled" : "completed";
     batch["status"] = end;
@@ -274,6 +286,21 @@ void BatchDesk::fail(const std::string& id, const std::string& code, const std::
     batch["failed_at"] = std::time(nullptr);
     batch["errors"] = {{"object", "list"}, {"data", Json::array({Json{{"code", code}, {"message", message}, {"param", nullptr}, {"line", nullptr}}})}};
   });
+}
+
+nlohmann::ordered_json BatchDesk::counts_of_outputs(const std::string& id, const Json& known) const {
+  int64_t completed = 0, failed = 0;
+  std::set<RecordId> apart;  // errors that a kill left in both
+  for (const char* name : {"errors.jsonl", "output.jsonl"}) {
+    const std::string path = folder(id) + "/" + name;
+    if (!file_is_there(path)) continue;
+    const std::shared_ptr<File> file = File::open(path, FileMode::kRead);
+    scan_output(file->descriptor(), path, false, [&](const KeptRecord& record, const RecordPlace&) {
+      if (record.answer_tokens >= 0) ++completed;
+      else failed += apart.insert(record.id).second;
+    });
+  }
+  return {{"total", std::max(known.value("total", int64_t{0}), completed + failed)}, {"completed", completed}, {"failed", failed}};
 }
 
 void BatchDesk::attach_outputs(const std::string& id, Json& batch) {

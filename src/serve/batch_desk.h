@@ -52,6 +52,8 @@ class BatchDesk {
   void run(const std::string& id);
   void finish(const std::string& id, const BatchOutcome& outcome);
   void fail(const std::string& id, const std::string& code, const std::string& message);
+  /// What lies in a batch's outputs, where nobody has counted since the start. `known`: its counts so far, whose total stays.
+  Json counts_of_outputs(const std::string& id, const Json& known) const;
   void attach_outputs(const std::string& id, Json& batch);
   /// Changes a batch and writes it down.
   template <typename Change>

@@ -109,8 +109,9 @@ void FileStore::Upload::write(std::string_view piece) {
 
 StoredFile FileStore::Upload::finish(const std::string& name, const std::string& purpose) {
   if (::fsync(descriptor_) != 0) fail_file(store_.path(id_), "be written");
+  StoredFile kept = store_.keep({id_, name, purpose, bytes_, std::time(nullptr)});
   finished_ = true;
-  return store_.keep({id_, name, purpose, bytes_, std::time(nullptr)});
+  return kept;
 }
 
 StoredFile FileStore::adopt(const std::string& id, const std::string& from, const std::string& name, const std::string& purpose) {

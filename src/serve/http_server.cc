@@ -191,6 +191,8 @@ class Connection : public httplib::Stream {
 
 thread_local Connection* connection_here = nullptr;  // of this thread; the library hands it to nobody
 
+thread_local bool no_thread_for_connection = false;  // while one is given up on the thread that accepted it
+
 /// A thread a connection, as long as there may be another; then connections wait to be accepted.
 class ConnectionThreads : public httplib::TaskQueue {
  public:
@@ -201,7 +203,7 @@ class ConnectionThreads : public httplib::TaskQueue {
     ++count_;
     lock.unlock();
     try {
-      std::thread([this, work = std::move(work)] {
+      std::thread([this, work] {
         work();
         std::lock_guard guard(mutex_);
         --count_;
@@ -209,6 +211,9 @@ class ConnectionThreads : public httplib::TaskQueue {
       }).detach();
     } catch (const std::system_error& error) {
       spdlog::warn("no thread for a connection: {}", error.what());
+      no_thread_for_connection = true;
+      work();  // which closes it, as nobody else can
+      no_thread_for_connection = false;
       lock.lock();
       --count_;
     }
@@ -452,6 +457,11 @@ class HttpServer::Impl : public httplib::Server {
   }
 
   bool process_and_close_socket(socket_t socket) override {
+    if (no_thread_for_connection) {
+      ::shutdown(socket, SHUT_RDWR);
+      ::close(socket);
+      return false;
+    }
     auto connection = std::make_unique<Connection>(socket, limits_);
     connection_here = connection.get();
     {

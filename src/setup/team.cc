@@ -8,7 +8,9 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/last_words.h"
 #include "base/log.h"
+#include "base/report.h"
 #include "base/thread.h"
 #include "base/units.h"
 #include "measure/machine.h"
@@ -65,6 +67,17 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
   out.add(static_cast<int64_t>(lanes.size()));
   for (const LaneReport& lane : lanes) out.add(static_cast<int64_t>(lane.kind)).add(lane.stats.busy_s).add(lane.stats.bytes).add(lane.stats.operations);
   return out.take();
+}
+
+/// Ends the job on all ranks for a failure on this one. Returns whether this rank is to tell the user: rank 0 tells what happened on any.
+bool end_for_all(Port& port, const World* world, const std::exception& error) {
+  const auto* known = dynamic_cast<const Error*>(&error);
+  const bool own = !known || known->kind() != ErrorKind::kPeer;
+  port.abort(own ? fmt::format("{}: {}", port.describe(port.rank()), error.what()) : std::string(error.what()));
+  if (!world || port.rank() == 0) return true;
+  // Rank 0 tells it and ends the job; if nothing has happened by then, it cannot.
+  if (own) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  return own || world->speaks();
 }
 
 std::vector<LaneReport> named(int rank, const std::vector<LaneReport>& lanes) {
@@ -147,10 +160,16 @@ std::unique_ptr<Team> Team::join(const TeamFlags& flags) {
     return nullptr;
   }
   std::unique_ptr<World> world = join_world(*launch, {flags.rank_timeout_s});
-  return std::unique_ptr<Team>(new Team(std::move(world), flags));
+  try {
+    return std::unique_ptr<Team>(new Team(world, flags));
+  } catch (const std::exception& error) {
+    // Nobody hears of it later: without its team the world ends the process.
+    if (end_for_all(world->port(), world.get(), error)) write_note(fmt::format("flexgen: {}\n", sentence_of(error)));
+    throw;
+  }
 }
 
-Team::Team(std::unique_ptr<World> world, const TeamFlags& flags) : Team(world->port(), world->local_size(), flags) { world_ = std::move(world); }
+Team::Team(std::unique_ptr<World>& world, const TeamFlags& flags) : Team(world->port(), world->local_size(), flags) { world_ = std::move(world); }
 
 Team::Team(Port& world, int local_size, const TeamFlags& flags)
     : world_port_(&world), local_size_(local_size), num_stages_(stages_of(flags, world.size())),
@@ -342,13 +361,7 @@ void Team::leave() {
 
 bool Team::fail(const std::exception& error) {
   stop_sharing();
-  const auto* known = dynamic_cast<const Error*>(&error);
-  const bool own = !known || known->kind() != ErrorKind::kPeer;
-  world_port_->abort(own ? fmt::format("{}: {}", world_port_->describe(world_port_->rank()), error.what()) : std::string(error.what()));
-  if (!world_ || world_->speaks()) return true;
-  // Rank 0 tells it and ends the job; if nothing has happened by then, it cannot.
-  if (own) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
-  return own;
+  return end_for_all(*world_port_, world_.get(), error);
 }
 
 }  // namespace flexgen

@@ -70,7 +70,8 @@ class Team {
 
  private:
   struct Board;
-  Team(std::unique_ptr<World> world, const TeamFlags& flags);
+  /// Takes `world` once nothing can fail any more.
+  Team(std::unique_ptr<World>& world, const TeamFlags& flags);
 
   std::unique_ptr<World> world_;  // null in tests
   Port* world_port_;

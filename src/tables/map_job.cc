@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <set>
+#include <sstream>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -59,6 +61,21 @@ std::string without_blanks(const std::string& text) {
   const size_t begin = text.find_first_not_of(kBlanks);
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
 }
+
+/// The SHA-256 sums that a file of a job has, a line each; nothing if it is not such a file.
+std::optional<std::vector<std::string>> hashes_in(const std::string& text) {
+  std::vector<std::string> hashes;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    line = without_blanks(line);
+    if (line.empty()) continue;
+    if (line.size() != kHashDigits || line.find_first_not_of("0123456789abcdef") != std::string::npos) return std::nullopt;
+    hashes.push_back(line);
+  }
+  return hashes;
+}
+
+bool holds(const std::vector<std::string>& hashes, const std::string& hash) { return std::find(hashes.begin(), hashes.end(), hash) != hashes.end(); }
 
 /// Numbers are compared by what they are, not by how they are written.
 std::string judged_text(const jinja::Value& value) {
@@ -211,18 +228,17 @@ std::string MapJob::shown_prompts(int64_t count) const {
 
 void MapJob::check_output() const {
   if (options_.overwrite) return;
-  const std::string left = without_blanks(read_file_if_there(files_.written, kMaxMarkBytes));
-  const bool begun = file_is_there(files_.written),
-             is_mark = left.empty() || (left.size() == kHashDigits && left.find_first_not_of("0123456789abcdef") == std::string::npos);
-  if (!is_mark)
+  const auto left = hashes_in(read_file_if_there(files_.written, kMaxMarkBytes));
+  const bool begun = file_is_there(files_.written);
+  if (!left)
     fail_user("--output {}: {} is there, where this job's own file would be, and is none of flexgen's; move it away, give another name, or --overwrite",
               options_.output, files_.written);
   if (!begun && file_is_there(files_.lines) && !file_is_there(JobFiles(files_.answers).manifest))
     fail_user("--output {}: {} is there, where this job's own lines would be, and no job has written it; move it away, give another name, or --overwrite",
               options_.output, files_.lines);
   if (!file_is_there(options_.output)) return;
-  if (left.empty()) fail_user("--output {}: this file is there already, and is not of this job; give another name, or --overwrite", options_.output);
-  if (left != hash_of_file(options_.output))
+  if (left->empty()) fail_user("--output {}: this file is there already, and is not of this job; give another name, or --overwrite", options_.output);
+  if (!holds(*left, hash_of_file(options_.output)))
     fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
 }
 
@@ -313,6 +329,19 @@ void MapJob::judge_fields(const TableReader& table, const TableRow& row, const s
   }
 }
 
+void MapJob::put_in_place(RewrittenFile& file) const {
+  const std::string hash = hash_of_file(file.opened_by()) + "\n";
+  std::string before;
+  if (file_is_there(options_.output)) {
+    const std::string there = hash_of_file(options_.output);
+    const auto left = hashes_in(read_file_if_there(files_.written, kMaxMarkBytes));
+    if (left && holds(*left, there)) before = there + "\n";
+  }
+  replace_whole_file(files_.written, before + hash);
+  file.replace();
+  if (!before.empty()) replace_whole_file(files_.written, hash);
+}
+
 MapOutcome MapJob::write_table() const {
   MapOutcome outcome;
   if (judges() && schema_fields_.empty()) outcome.metrics.emplace(options_.positive_label);
@@ -343,8 +372,7 @@ MapOutcome MapJob::write_table() const {
   if (table.fingerprint() != fingerprint_)
     fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
   file.finish();
-  file.replace();
-  replace_whole_file(files_.written, hash_of_file(options_.output) + "\n");
+  put_in_place(file);
   return outcome;
 }
 

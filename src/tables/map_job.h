@@ -25,7 +25,7 @@ struct MapFiles {
   explicit MapFiles(const std::string& output);
   std::string lines;    ///< a batch line a row
   std::string answers;  ///< their records, and beside them the job's manifest
-  std::string written;  ///< the SHA-256 of the table as the job left it
+  std::string written;  ///< the SHA-256 of the table as the job left it; while a new one takes its place, of both, a line each
 };
 
 /// What became of the rows.
@@ -63,6 +63,8 @@ class MapJob {
   std::string conversation_text(const std::vector<Message>& messages) const;
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
+  /// Of a table that is finished. At any moment the file that says what was written has the sum of the table that is there.
+  void put_in_place(RewrittenFile& file) const;
   /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
   bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
   void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const;

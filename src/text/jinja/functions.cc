@@ -114,7 +114,7 @@ Value raise_exception(Run&, const Args& args) {
   throw Failure(str(*bound[0]), true);
 }
 
-/// The time as datetime.now() has it: a date without a time zone.
+/// The time as datetime.now() has it on a machine of UTC: a date without a time zone, and the same on all machines.
 Value strftime_now(Run& run, const Args& args) {
   const Bound bound(args, "strftime_now()", {"format"}, 1);
   std::string format(bound.text(0, ""));
@@ -122,7 +122,7 @@ Value strftime_now(Run& run, const Args& args) {
   if (format.empty()) return "";
   std::tm time{};
   const std::time_t now = run.now();
-  localtime_r(&now, &time);
+  gmtime_r(&now, &time);
   std::string out(kMaxTimeBytes, '\0');
   format += ' ';  // so that an empty result is told from a failure
   const size_t bytes = std::strftime(out.data(), out.size(), format.c_str(), &time);

@@ -1,0 +1,136 @@
+// Batches of the server, answered without a model.
+
+#include "serve/batch_desk.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "batch/fake_runner.h"
+
+namespace flexgen::batch_desk_test {
+namespace {
+
+using Json = nlohmann::json;
+
+class Desk : public testing::Test {
+ protected:
+  Desk() {
+    spdlog::set_level(spdlog::level::off);
+    FileStore::Upload upload(files_);
+    for (int i = 0; i < kLines; ++i)
+      upload.write(fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"line {}"}}}})", i, i) + "\n");
+    upload.write("broken\n");
+    input_ = upload.finish("in.jsonl", "batch").id;
+  }
+
+  /// As the server answers, but for the model; `runner` says when to stop or fail.
+  BatchOutcome answer(const BatchDesk::Work& work, FakeRunner& runner, const std::atomic<bool>& stop) {
+    BatchFiles files{work.input, work.output};
+    files.error_output = work.errors;
+    files.before_start = work.begun;
+    files.progress = work.progress;
+    return run_batch(files, model_, runner, stop);
+  }
+  std::string create(BatchDesk& desk) {
+    return Json::parse(desk.create({{"input_file_id", input_}, {"endpoint", "/v1/completions"}, {"completion_window", "24h"}}))["id"];
+  }
+  template <typename Condition>
+  static void wait_for(Condition condition) {
+    for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ASSERT_TRUE(condition());
+  }
+  static Json counts(int total, int completed, int failed) { return {{"total", total}, {"completed", completed}, {"failed", failed}}; }
+
+  static constexpr int kLines = 6;
+  TemporaryDirectory directory_;
+  FileStore files_{directory_.file("files")};
+  const ByteTokenizer tokenizer_;
+  BatchModel model_{{256, 1000, &tokenizer_}, "fake", "f00d", {{"backend", "fake"}}};
+  std::string input_;
+};
+
+TEST_F(Desk, ABatchGoesOnAfterAFullDisk) {
+  std::string id;
+  {
+    std::atomic<int> tries = 0;
+    BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+      FakeRunner runner;
+      runner.fail_after = 2;  // Error{io}
+      struct Count {
+        std::atomic<int>& tries;
+        ~Count() { ++tries; }
+      } count{tries};
+      return answer(work, runner, stop);
+    });
+    id = create(desk);
+    const std::string second = create(desk);  // once it is begun, the first one is over
+    wait_for([&] { return tries == 2; });
+    EXPECT_EQ(Json::parse(desk.find(id))["status"], "in_progress");
+    EXPECT_EQ(desk.num_unfinished(), 2);
+  }
+  BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    FakeRunner runner;
+    return answer(work, runner, stop);
+  });
+  wait_for([&] { return desk.num_unfinished() == 0; });
+  const Json batch = Json::parse(desk.find(id));
+  EXPECT_EQ(batch["status"], "completed");
+  EXPECT_EQ(batch["request_counts"], counts(kLines + 1, kLines, 1));
+}
+
+TEST_F(Desk, ABatchThatIsCancelledAfterARestartTellsWhatItHas) {
+  std::string first, second;
+  {
+    std::atomic<int> tries = 0;
+    BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+      FakeRunner runner;
+      runner.stop_after = 2;
+      const BatchOutcome outcome = answer(work, runner, stop);
+      ++tries;
+      return outcome;
+    });
+    first = create(desk);
+    second = create(desk);
+    wait_for([&] { return tries == 2; });
+  }
+  std::atomic<bool> begun = false;
+  std::string running;
+  BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    running = std::filesystem::path(work.output).parent_path().filename();
+    begun = true;
+    while (!stop) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    FakeRunner runner;
+    return answer(work, runner, stop);  // stopped before it has counted anything
+  });
+  wait_for([&] { return begun.load(); });
+  const std::string waiting = running == first ? second : first;
+  EXPECT_EQ(Json::parse(desk.cancel(waiting))["request_counts"], counts(kLines + 1, 2, 1));
+  desk.cancel(running);
+  wait_for([&] { return desk.num_unfinished() == 0; });
+  const Json batch = Json::parse(desk.find(running));
+  EXPECT_EQ(batch["status"], "cancelled");
+  EXPECT_EQ(batch["request_counts"], counts(kLines + 1, 2, 1));
+}
+
+TEST_F(Desk, NothingIsLeftOfAnUploadThatCannotBeKept) {
+  const std::string folder = directory_.file("files");
+  {
+    FileStore::Upload upload(files_);
+    upload.write("text");
+    std::string own;
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      if (const std::string name = entry.path().stem().string(); name != input_) own = name;
+    std::filesystem::create_directories(folder + "/" + own + ".json/taken");  // so that its record cannot be written
+    EXPECT_THROW(upload.finish("in.jsonl", "batch"), Error);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    EXPECT_TRUE(entry.path().extension() != ".data" || entry.path().stem() == input_) << entry.path();
+}
+
+}  // namespace
+}  // namespace flexgen::batch_desk_test
