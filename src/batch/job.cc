@@ -36,31 +36,17 @@ constexpr int kManifestVersion = 1;
 
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
-/// An option that the manifest of a job does not name.
-constexpr const char* kNotSaid = "the default";
-
 /// What answers depend on and is another in `now` than in a job that `begun`; empty if nothing is.
-std::string difference_of(const JobIdentity& begun, const JobIdentity& now) {
+std::string what_changed(const JobIdentity& begun, const JobIdentity& now) {
   if (begun.model_fingerprint != now.model_fingerprint)
     return begun.model_folder.empty() || begun.model_folder == now.model_folder
                ? "another model (or this one was changed since)"
                : fmt::format("another model ({}; this one is {})", begun.model_folder, now.model_folder);
-  std::set<std::string> names;
-  for (const JobIdentity* job : {&begun, &now})
-    for (const auto& [name, value] : job->options) names.insert(name);
-  std::string left_to_the_plan;  // told last: it follows from the others
-  for (const std::string& name : names) {
-    const auto said = [&](const JobIdentity& job) {
-      const auto found = job.options.find(name);
-      return found == job.options.end() ? std::string(kNotSaid) : found->second;
-    };
-    const std::string before = said(begun), after = said(now);
-    if (before == after || (after == kLeftToThePlan && begun.options.contains(name))) continue;
-    const std::string difference = fmt::format("another {} ({} instead of {})", name, before, after);
-    if (after != kLeftToThePlan) return difference;
-    left_to_the_plan = difference;
-  }
-  return left_to_the_plan;
+  JobOptions before = begun.options, after = now.options;
+  for (const auto& [name, value] : now.options)
+    if (value == kLeftToThePlan) before.erase(name), after.erase(name);
+  const std::optional<OtherOption> other = other_option(before, after);
+  return other ? fmt::format("another {} ({} instead of {})", other->name, other->one, other->other) : "";
 }
 
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
@@ -173,6 +159,18 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
   if (fields.has("checksum") && fields.text("checksum") != content_checksum(text)) fields.damaged("what it says does not fit its checksum");
   fields.finish();
   return identity;
+}
+
+std::optional<OtherOption> other_option(const JobOptions& one, const JobOptions& other) {
+  JobOptions all = one;
+  all.insert(other.begin(), other.end());
+  const auto said = [](const JobOptions& options, const std::string& name) {
+    const auto found = options.find(name);
+    return found == options.end() ? std::string("the default") : printable(found->second);
+  };
+  for (const auto& [name, any] : all)
+    if (const std::string first = said(one, name), second = said(other, name); first != second) return OtherOption{printable(name), first, second};
+  return std::nullopt;
 }
 
 int64_t created_of(int64_t modified_s) { return std::clamp<int64_t>(modified_s, 0, kMaxCreated_s); }
@@ -495,7 +493,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
       fail_user("the error output {} is not empty, and there is no job {} that it could be of; give another error output, or --overwrite to lose what is in it",
                 errors_.path, output_);
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
-    std::string difference = difference_of(found, wanted);
+    std::string difference = what_changed(found, wanted);
     for (const auto& [name, value] : wanted.options)
       if (value == kLeftToThePlan && found.options.contains(name)) identity_.options[name] = found.options.at(name);
     if (const std::string name = written_since(found, wanted); difference.empty() && !name.empty())

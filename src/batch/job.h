@@ -28,11 +28,14 @@ namespace flexgen {
 /// The value of an option that the plan of a job's first start chooses; a later start that leaves it to the plan takes that choice.
 inline constexpr const char* kLeftToThePlan = "left to the plan";
 
+/// Those that answers depend on: name -> value.
+using JobOptions = std::map<std::string, std::string>;
+
 /// What answers depend on. A job is continued only if all of it is as it was.
 struct JobIdentity {
   std::string input_sha256;
   std::string model_fingerprint;
-  std::map<std::string, std::string> options;  ///< answer-relevant: name -> value
+  JobOptions options;
   // As it was when the job began; goes into the answers, so that it must stay.
   std::string model_name;
   int64_t created_s = 0;
@@ -65,6 +68,13 @@ struct DoneLine {
   bool has_checksum = false;
   bool as_written = false;  ///< as RecordPlace has it
 };
+
+/// An option of which two jobs have different values; "the default" where one does not name it.
+struct OtherOption {
+  std::string name, one, other;
+};
+/// The first by name; nothing if all are the same.
+std::optional<OtherOption> other_option(const JobOptions& one, const JobOptions& other);
 
 /// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format, Error{io} if it cannot be read.
 JobIdentity read_job_file(const std::string& path, const std::string& advice);

@@ -85,7 +85,7 @@ std::vector<std::string> find_parts(const std::string& output) {
 }
 
 /// Options without the shard, and the shard.
-std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdentity& identity) {
+std::pair<JobOptions, std::string> apart(const JobIdentity& identity) {
   auto options = identity.options;
   std::string shard;
   if (auto found = options.find("shard"); found != options.end()) {
@@ -101,16 +101,8 @@ std::string difference_of(const JobIdentity& one, const JobIdentity& other) {
     return printable(of.model_folder.empty() ? of.model_fingerprint : fmt::format("{} in {}", of.model_fingerprint, of.model_folder));
   };
   if (one.model_fingerprint != other.model_fingerprint) return fmt::format("the model's fingerprint is {} and {}", model(one), model(other));
-  const auto options = apart(one).first, others = apart(other).first;
-  const auto value = [](const std::map<std::string, std::string>& of, const std::string& name) {
-    const auto found = of.find(name);
-    return found == of.end() ? std::string("not there") : fmt::format("'{}'", printable(found->second));
-  };
-  auto names = options;
-  names.insert(others.begin(), others.end());
-  for (const auto& [name, any] : names)
-    if (const std::string a = value(options, name), b = value(others, name); a != b) return fmt::format("the {} is {} and {}", printable(name), a, b);
-  return "";
+  const std::optional<OtherOption> option = other_option(apart(one).first, apart(other).first);
+  return option ? fmt::format("the {} is {} and {}", option->name, option->one, option->other) : "";
 }
 
 /// Tells, once each, what of the shards of one job is not the same, though their answers may be joined.
