@@ -168,6 +168,10 @@ class Kernels {
   /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first). Kernels made with int8_products
   /// quantize rows of x to int8 first where W has an integer_group() (backend/symmetric_quant.h), and sum in integers within a group.
   virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) = 0;
+  /// logits [T, N] f32 = x [T, K] act * W^T + bias, of a router, as linear(). Two logits that are nearly equal decide which experts a row uses, so Kernels of 16 bits may keep W in fp32 where it is stored so.
+  virtual void route(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, float* logits) {
+    linear(x, num_rows, weight, bias, false, logits);
+  }
 
   /// Rows [num_rows, cols] of an unquantized or a blocked type as rows of another, which is not blocked; `range` is for quantized ones. False if one that was to be quantized is not
   /// finite. Every backend makes the same bytes.

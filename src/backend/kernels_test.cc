@@ -523,6 +523,15 @@ void add_routing_cases(std::vector<OperationCase>& cases) {
                        for (const ExpertChoice& choice : choices) out.insert(out.end(), {static_cast<float>(choice.expert), choice.weight});
                        return out;
                      }});
+  for (int64_t rows : {0, 1, 20, 300})
+    cases.push_back({fmt::format("route_{}", rows), [=](Kernels& kernels, Rng& rng) {
+                       const int64_t experts = 70, cols = 160;
+                       const Bytes x = encode(random_floats(rng, rows * cols), kernels.act_dtype());
+                       const TestWeight router(random_floats(rng, experts * cols), DType::kF32, experts, cols);
+                       Floats logits(static_cast<size_t>(rows * experts));
+                       kernels.route(x.data(), rows, router, TestWeight::vector(random_floats(rng, experts), DType::kF32), logits.data());
+                       return logits;
+                     }});
   for (int64_t cols : {1, 33, 600})
     for (int64_t count : {0, 1, 20, 300}) {
       const std::string size = fmt::format("_{}_{}", count, cols);
@@ -682,6 +691,77 @@ TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
   // An emulated product is a plain loop: what is to be tested is how pieces are put together.
   if (backend().is_emulated) expect_same_bits_of_rows_and_cuts(*kernels_, 37, 40);
   else expect_same_bits_of_rows_and_cuts(*kernels_);
+}
+
+/// x [T, K], and a router in F32 all of whose rows are one row once they are rounded to bf16: the one that a row of x chooses is known from what bf16 leaves out alone.
+struct NearRouter {
+  int64_t rows, experts, cols;
+  Bytes x;
+  Floats weight;
+
+  NearRouter(Rng& rng, DType act, int64_t rows, int64_t experts, int64_t cols) : rows(rows), experts(experts), cols(cols) {
+    // Each x has one element that decides.
+    Floats values(static_cast<size_t>(rows * cols), 0x1p-10f), base = random_floats(rng, cols);
+    for (int64_t t = 0; t < rows; ++t) values[static_cast<size_t>(t * cols + chosen_by(t))] = 4;
+    x = encode(values, act);
+    for (int64_t e = 0; e < experts; ++e) {
+      weight.insert(weight.end(), base.begin(), base.end());
+      // Above the base, by less than half a step of bf16.
+      weight[static_cast<size_t>(e * cols + e)] += std::abs(base[static_cast<size_t>(e)]) * 0x1p-10f;
+    }
+  }
+  int64_t chosen_by(int64_t row) const { return row * 7 % experts; }
+  Floats route(Kernels& kernels, const WeightView& router, const WeightView& bias, int64_t first, int64_t count) const {
+    Floats logits(static_cast<size_t>(count * experts));
+    kernels.route(x.data() + size_bytes(kernels.act_dtype(), first * cols), count, router, bias, logits.data());
+    return logits;
+  }
+};
+
+// Of routers that are stored in F32 (glm4_moe, ernie4_5_moe, every GGUF) the fourth digit decides now and then; it is none of bf16's.
+TEST(CpuKernelsTest, RoutersInF32AreNotRounded) {
+  for (auto [threads, dtype] : {std::pair{1, DType::kF32}, {1, DType::kBF16}, {3, DType::kBF16}}) {
+    if (dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    SCOPED_TRACE(fmt::format("{} threads, {}", threads, dtype_name(dtype)));
+    auto kernels = make_cpu_kernels({threads, dtype});
+    Rng rng(21);
+    const NearRouter router(rng, dtype, 600, 40, 96);
+    const TestWeight in_f32(router.weight, DType::kF32, router.experts, router.cols), in_bf16(router.weight, DType::kBF16, router.experts, router.cols);
+    std::vector<ExpertChoice> choices(static_cast<size_t>(router.rows));
+    Floats logits = router.route(*kernels, in_f32, WeightView(), 0, router.rows);
+    kernels->choose_experts(logits.data(), router.rows, WeightView(), {.num_experts = router.experts, .experts_per_row = 1}, choices.data());
+    for (int64_t t = 0; t < router.rows; ++t) EXPECT_EQ(choices[static_cast<size_t>(t)].expert, router.chosen_by(t)) << "row " << t;
+    // As bf16 has them they are alike, whatever the product.
+    logits = router.route(*kernels, in_bf16, WeightView(), 0, router.rows);
+    for (int64_t t = 0; t < router.rows; ++t)
+      for (int64_t e = 1; e < router.experts; ++e)
+        ASSERT_EQ(logits[static_cast<size_t>(t * router.experts + e)], logits[static_cast<size_t>(t * router.experts)]);
+  }
+}
+
+TEST_P(BackendTest, RoutersAgreeWithReferenceWhateverRowsAndCuts) {
+  Rng rng(22);
+  const int64_t rows = backend().is_emulated ? 40 : 600, experts = 70, cols = 128;
+  auto reference = make_reference_kernels();
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Floats x = random_floats(rng, rows * cols), w = random_floats(rng, experts * cols);
+    const TestWeight whole(w, dtype, experts, cols), bias = TestWeight::vector(random_floats(rng, experts), DType::kF32);
+    const Bytes in = encode(x, kernels_->act_dtype()), same = encode(x, reference->act_dtype());
+    Floats expected(static_cast<size_t>(rows * experts)), logits = expected;
+    reference->route(same.data(), rows, whole, bias, expected.data());
+    kernels_->route(in.data(), rows, whole, bias, logits.data());
+    for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(expected[i], logits[i], 1e-3) << "at " << i;
+    for (int64_t longest : {1, 16, 300}) {
+      const TestWeight cut(w, dtype, experts, cols, random_cuts(rng, experts, 3));
+      Floats parts(logits.size());
+      int64_t first = 0;
+      for (int64_t count : random_chunks(rng, rows, longest)) {
+        kernels_->route(in.data() + size_bytes(kernels_->act_dtype(), first * cols), count, cut, bias, parts.data() + first * experts);
+        first += count;
+      }
+      ASSERT_EQ(0, std::memcmp(logits.data(), parts.data(), logits.size() * sizeof(float))) << dtype_name(dtype) << " by " << longest;
+    }
+  }
 }
 
 TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {

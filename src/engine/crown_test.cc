@@ -20,6 +20,7 @@
 #include "generation/test_params.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "model/test_as_gguf.h"
 #include "text/regex.h"
 
 namespace flexgen::crown_test {
@@ -389,6 +390,17 @@ TEST(Crown, ManyUnitsSparse) { crown("many-units", kManyUnits, DType::kBF16, 10,
 TEST(Crown, ManyUnitsDevice) { crown("many-units", kManyUnits, DType::kBF16, 20, 77, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
 TEST(Crown, ManyUnitsDeviceInt4Weights) { crown("many-units", kManyUnits, DType::kBF16, 10, 78, "cpu", "auto", "int4", 1, "none", "auto", "emulated-gpu"); }
 TEST(Crown, ManyUnitsReference) { crown("many-units", kManyUnits, DType::kBF16, 5, 75, "reference"); }
+
+/// And with routers in F32 beside matrices that are computed in bf16, as in every GGUF of a mixture.
+void routers_in_f32(int rounds, unsigned seed, const std::string& device = "") {
+  nlohmann::json config = nlohmann::json::parse(kManyUnits);
+  config.update({{"rms_norm_eps", 1e-6}, {"rope_theta", 10000.0}});
+  TestFolder folder;
+  const std::string gguf = folder.put("m.gguf", AsGguf(config, "qwen3moe").convert(make_checkpoint("many-units-f32", config.dump(), DType::kF32), {}, true));
+  crown_of(gguf, "routers", DType::kBF16, rounds, seed, "cpu", "auto", "auto", 1, "none", "auto", device, std::nullopt, false);
+}
+TEST(Crown, RoutersInF32) { routers_in_f32(20, 91); }
+TEST(Crown, RoutersInF32Device) { routers_in_f32(10, 92, "emulated-gpu"); }
 
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }

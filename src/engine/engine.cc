@@ -70,6 +70,14 @@ void assume_gpu(const Device* device, HardwareProfile& hardware) {
   if (device && !hardware.gpu) hardware.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
 }
 
+/// Planners keep to the budgets; what is allocated is planned here once more.
+void check_within(const MemoryPlan& memory, const Budgets& budgets) {
+  const int64_t gpu = memory.bytes(Tier::kGpu), cpu = memory.bytes(Tier::kCpu), disk = memory.bytes(Tier::kDisk);
+  FLEXGEN_CHECK(gpu <= budgets.gpu_plan_bytes() && cpu <= budgets.cpu_bytes && disk <= budgets.disk_bytes,
+                "planned {}, {} and {} bytes of GPU, RAM and disk, where {}, {} and {} are given", gpu, cpu, disk, budgets.gpu_plan_bytes(), budgets.cpu_bytes,
+                budgets.disk_bytes);
+}
+
 }  // namespace
 
 Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
@@ -119,7 +127,7 @@ void Engine::open_device() {
       options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
 }
 
-Precision Engine::precision() const { return precision_of(options_, *model_, device_.get()); }
+Precision Engine::precision() const { return precision_of(options_, *model_, compute_dtype_, kv_dtype_); }
 
 Precision Engine::processor_precision() const {
   Precision precision = this->precision();
@@ -205,6 +213,7 @@ void Engine::prepare_stage(const Workload& workload) {
   }
   policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
+  check_within(memory_, options_.budgets);
   SpillFiles spills =
       spill_files(*model_, policy_, kv_dtype_, [this](const char* name, int64_t bytes) { return spill_file(*files_, options_.disk_directory, name, bytes); });
 

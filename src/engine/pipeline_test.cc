@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
@@ -22,6 +23,7 @@
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "model/test_as_gguf.h"
 #include "model/test_poisoned_checkpoint.h"
 #include "net/local_ports.h"
 #include "pipeline/stage_steps.h"
@@ -75,7 +77,8 @@ struct Outcome {
   std::vector<RunReport> reports;   ///< a rank
   std::vector<std::string> errors;  ///< a rank: what it threw, or empty
   std::vector<std::pair<int64_t, int64_t>> blocks;
-  Plan plan;  ///< the first rank's
+  std::vector<std::array<DType, 4>> types;  ///< a rank: of arithmetic and cache, as it plans and as it runs
+  Plan plan;                                ///< the first rank's
 };
 
 /// A thread a rank. `options` has one entry a rank.
@@ -87,6 +90,7 @@ Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requ
   outcome.reports.resize(options.size());
   outcome.errors.resize(options.size());
   outcome.blocks.resize(options.size());
+  outcome.types.resize(options.size());
   MapSink sink;
   std::vector<std::thread> threads;
   for (int rank = 0; rank < count; ++rank)
@@ -96,6 +100,7 @@ Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requ
         if (count > 1) options[index].stages.port = &ports.port(rank);
         Engine engine(options[index]);
         outcome.blocks[index] = engine.blocks();
+        outcome.types[index] = {engine.precision().compute, engine.compute_dtype(), engine.precision().kv, engine.kv_dtype()};
         if (rank > 0) {
           outcome.reports[index] = engine.follow();
           return;
@@ -315,6 +320,31 @@ TEST(Pipeline, ShippedFormats) {
       for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
       expect_same(expected.completions, outcome.completions, name);
     }
+  }
+}
+
+/// Stages, and weights made anew, have other first weights than the whole model: a GGUF's norms are in F32, and an F32 checkpoint's matrices may become int4.
+TEST(Pipeline, RanksPlanWithTheTypesThatTheyRunWith) {
+  nlohmann::json config = nlohmann::json::parse(kLlama);
+  const auto wide = checkpoint("wide", kLlama, DType::kF32);
+  TestFolder folder;
+  const std::string gguf = folder.put("m.gguf", AsGguf(config, "llama").convert(wide, {}, true));
+  std::mt19937 random(13);
+  const auto requests = random_requests(random, 40);
+  for (const bool is_gguf : {false, true}) {
+    SCOPED_TRACE(is_gguf ? "GGUF" : "F32 as int4");
+    EngineOptions plain = plain_options(is_gguf ? gguf : wide);
+    if (!is_gguf) plain.weight_dtype = "int4";
+    plain.policy.kv_cache = Fractions{0, 1, 0};
+    // In less all sequences at once have no room.
+    plain.budgets.cpu_bytes = 3 * kMiB;
+    const Outcome expected = run({plain}, requests);
+    ASSERT_EQ(expected.errors[0], "");
+    const Outcome outcome = run({plain, plain}, requests);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+    const DType own = is_gguf && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+    for (const auto& types : outcome.types) EXPECT_THAT(types, testing::Each(own));
+    expect_same(expected.completions, outcome.completions, "two ranks");
   }
 }
 

@@ -8,15 +8,25 @@
 #include "base/error.h"
 
 namespace flexgen {
+namespace {
+
+/// The precision class of the checkpoint: what the first matrix of its blocks has. Embeddings and heads of a GGUF may be kept wider than all others.
+DType stored_dtype(const Model& model) {
+  for (const WeightUse& use : model.layers()[static_cast<size_t>(model.layer_of_cache(0))].uses)
+    if (const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)]; !weight.always_resident) return weight.dtype;
+  return model.weights().front().dtype;
+}
+
+}  // namespace
 
 DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device) {
   if (find_backend(options.backend).in_fp32_alone) return DType::kF32;
   if (options.compute_dtype == "bf16") return DType::kBF16;
   if (options.compute_dtype == "f32") return DType::kF32;
   // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
-  if (device) return device->best_compute_dtype(model.weights().front().dtype);
-  bool wide = model.weights().front().dtype == DType::kF32;
-  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+  const DType stored = stored_dtype(model);
+  if (device) return device->best_compute_dtype(stored);
+  return stored != DType::kF32 && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
 }
 
 DType kv_dtype_of(const std::string& name, DType compute_dtype) {
@@ -45,9 +55,13 @@ void check_matmul_dtype(const EngineOptions& options, const Model& model) {
         "--matmul-dtype int8: int4 and int8 weights are multiplied in integers, and those that are shipped as MXFP4, Q4_0, Q8_0 or IQ4_NL; of these there are none here; add --weight-dtype int4 or int8");
 }
 
-Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {
-  const DType compute = compute_dtype_of(options, model, device);
-  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
+Precision precision_of(const EngineOptions& options, const Model& model) {
+  const DType compute = compute_dtype_of(options, model);
+  return precision_of(options, model, compute, kv_dtype_of(options.kv_cache_dtype, compute));
+}
+
+Precision precision_of(const EngineOptions& options, const Model& model, DType compute, DType kv) {
+  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv);
   if (const auto weights = weight_dtype_of(options)) {
     precision.weights = *weights;
     precision.experts.reset();

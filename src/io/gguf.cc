@@ -212,6 +212,8 @@ std::vector<std::string> gguf_parts(const std::string& path) {
     return error == std::errc() && end == tail.data() + at + kDigits && tail[at] != '-';
   };
   if (tail[0] != '-' || tail.substr(1 + kDigits, kBetween.size()) != kBetween || !read(1, number) || !read(1 + kDigits + kBetween.size(), count)) return {path};
+  if (number < 1 || count < 1 || number > count)
+    fail_user("{}: by its name it is part {} of {}, which there cannot be; give it the name that it was published with", path, number, count);
   const auto part = [&](int i) { return fmt::format("{}-{:05}-of-{:05}{}", start, i, count, kEnd); };
   if (number != 1) fail_user("{} is part {} of {}: give the first, --model '{}'", path, number, count, part(1));
   std::vector<std::string> parts;

@@ -116,6 +116,8 @@ TEST(Gguf, PartsAreOneCheckpoint) {
   const std::string second = folder.put("m-00002-of-00002.gguf", part(1, "b"));
   EXPECT_THAT(gguf_parts(first), ElementsAre(first, second));
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { gguf_parts(second); }), HasSubstr("give the first"));
+  for (const char* none : {"m-00001-of-00000.gguf", "m-00000-of-00002.gguf", "m-00003-of-00002.gguf", "m-00000-of-00000.gguf"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { gguf_parts(none); }), HasSubstr("which there cannot be")) << none;
   EXPECT_THAT(gguf_parts("m-1-of-2.gguf"), ElementsAre("m-1-of-2.gguf"));
   nlohmann::json metadata;
   Checkpoint checkpoint = Checkpoint::open_gguf(first, &metadata);

@@ -74,6 +74,10 @@ class Finder {
     if (wanted_.kind != WantedWeight::Kind::kMatrix)
       refuse(tensor, "is quantized, where flexgen reads F32, F16 and BF16 (embeddings, norms, biases, small tables)");
     if (wanted_.turned) refuse(tensor, "is quantized and transposed, which flexgen does not read; take the checkpoint that was not quantized");
+    if (codes.shape.size() == 3)
+      refuse(
+          tensor,
+          "has 3 dimensions: quantized experts in one stack, which flexgen does not read; take a checkpoint with a tensor for each expert, or the one that was not quantized");
     if (codes.shape.size() != 2) refuse(tensor, fmt::format("has {} dimensions, where codes have two; the file is broken, fetch it again", codes.shape.size()));
   }
 

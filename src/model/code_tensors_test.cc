@@ -78,6 +78,8 @@ TEST(CodeTensors, BrokenOnesGetOneClearError) {
       {"no scale", "fp8", without("weight_scale_inv"), {"weight_scale' is missing"}},
       {"a scale of another shape", "fp8", reshaped("weight_scale_inv", {1, 2}), {"weight_scale_inv", "[1, 2]", "asks for [2, 1]"}},
       {"codes of another shape", "fp8", reshaped("weight", {32, 128}), {"q_proj.weight'", "[32, 128]", "need [64, 64]"}},
+      {"codes of experts in one stack", "fp8", reshaped("weight", {1, 64, 64}), {"q_proj.weight'", "3 dimensions: quantized experts in one stack"}},
+      {"codes of one dimension", "fp8", reshaped("weight", {4096}), {"q_proj.weight'", "1 dimensions", "the file is broken"}},
       {"other blocks", "fp8", configured(R"({"quantization_config": {"weight_block_size": [64, 64]}})"), {"weight_scale_inv", "asks for [1, 1]"}},
       {"blocks that nobody names",
        "fp8",

@@ -558,6 +558,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "method": "qqq"}})", "method", "qqq"},
         Refusal{"bloom", R"({"n_layer": 2, "n_head": 8, "n_embed": 32})", "hidden_size", "contradicts 'n_embed'"},
         Refusal{"minimax_m2", R"({"attn_type_list": [1, 0, 1, 1]})", "attn_type_list", "only"},
+        Refusal{"minimax_m2", R"({"num_hidden_layers": 100, "num_local_experts": 16000})", "num_local_experts", "1600000 experts in 100 layers"},
         Refusal{"gemma2", R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window_size": 12})", "sliding_window_size", "only 4096"},
         Refusal{"llama", R"({"architectures": ["LlamaForSequenceClassification"]})", "architectures", "ForCausalLM"},
         Refusal{"llama", R"({"hidden_act": "quick_gelu"})", "hidden_act", "quick_gelu"},

@@ -51,6 +51,10 @@ void read_experts(ConfigFields& fields, ModelConfig& m, const ExpertFields& name
   };
   const bool other_name = names.count_too != nullptr && !fields.find(names.count) && fields.find(names.count_too);
   mixture.num_experts = size(other_name ? names.count_too : names.count, names.usual_count, 1 << 14);
+  constexpr int64_t kMostExperts = 1 << 20;
+  if (m.num_layers * mixture.num_experts > kMostExperts)
+    fields.refuse(other_name ? names.count_too : names.count, fmt::format("is {}, which makes {} experts in {} layers; flexgen takes up to {} in all",
+                                                                          mixture.num_experts, m.num_layers * mixture.num_experts, m.num_layers, kMostExperts));
   mixture.experts_per_row = size(names.per_row, names.usual_per_row, 1 << 14);
   if (mixture.experts_per_row > mixture.num_experts)
     fields.refuse(names.per_row, fmt::format("is {}, but there are {} experts", mixture.experts_per_row, mixture.num_experts));

@@ -96,7 +96,7 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
     if (type == with_biases) config["attention_bias"] = has("blk.0.attn_q.bias");
   if (type == "llama" || type == "granite" || type == "smollm3") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
   if (type == "ernie4_5") config["use_bias"] = has("blk.0.attn_q.bias");
-  if (type == "glm4_moe") config["use_qk_norm"] = has("blk.0.attn_q_norm.weight");
+  if (type == "glm4_moe" || type == "cohere") config["use_qk_norm"] = has("blk.0.attn_q_norm.weight");
   if (type == "dots1") config["sliding_window"] = nullptr;
   if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
   if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, type, config);

@@ -91,6 +91,7 @@ void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const 
   if (model_type == "qwen2_moe" || model_type == "qwen3_moe")
     for (int64_t block = 0; block < config.at("num_hidden_layers").get<int64_t>(); ++block)
       if (checkpoint.find(fmt::format("blk.{}.ffn_gate_inp.weight", block)) == nullptr) config["mlp_only_layers"].push_back(block);
+  if (model_type == "qwen3_moe") fields.only("expert_shared_feed_forward_length", 0);  // Qwen3-Coder's say that they have none
   if (model_type == "ernie4_5_moe") read_ernie(fields, checkpoint, config);
   if (model_type == "qwen2_moe") config["shared_expert_intermediate_size"] = needed("expert_shared_feed_forward_length");
 }

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <optional>
 #include <set>
@@ -47,19 +48,47 @@ Json rope_scaling_of(GgufFields& fields) {
   const Json *factor = fields.find("rope.scaling.factor"), *original = fields.find("rope.scaling.original_context_length");
   if (!factor) factor = fields.find("rope.scale_linear");
   fields.harmless({"rope.scaling.finetuned", "rope.scale_linear"});
-  for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) fields.only(name, 1.0);
+  fields.only("rope.scaling.yarn_ext_factor", 1.0);
   Json betas = Json::object();  // of yarn alone
   fields.copy("rope.scaling.yarn_beta_fast", betas, "beta_fast");
   fields.copy("rope.scaling.yarn_beta_slow", betas, "beta_slow");
   const Json kind = type ? *type : Json("linear");  // as llama.cpp reads files from before there were types
-  if (kind == "none" || !factor || *factor == 1 || *factor == 0) return nullptr;
+  const bool scales = kind != "none" && factor && *factor != 1 && *factor != 0;
+  constexpr const char* kOfScores[] = {"rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"};
+  if (!scales || kind != "yarn")
+    for (const char* name : kOfScores) fields.only(name, 1.0);
+  if (!scales) return nullptr;
   if (factor->is_array()) fields.refuse("rope.scaling.factor", "differs from layer to layer, which flexgen does not do");
   Json scaling{{"rope_type", kind}, {"factor", *factor}};
-  if (kind == "yarn") scaling.update(betas);
+  if (kind == "yarn") {
+    scaling.update(betas);
+    for (const char* name : kOfScores) {  // 1 says nothing
+      const Json* own = fields.find(name);
+      if (!own || *own == 1.0) continue;
+      if (scaling.value("attention_factor", *own) != *own) fields.refuse(name, fmt::format("is {}, but {} is another", GgufFields::shown(*own), kOfScores[0]));
+      fields.copy(name, scaling, "attention_factor");
+    }
+  }
   if (kind == "yarn" && original) scaling["original_max_position_embeddings"] = *original;
   else if (kind == "yarn") fields.refuse("rope.scaling.original_context_length", "is missing, which yarn needs; convert the model anew with llama.cpp");
   else if (kind != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown(kind)));
   return scaling;
+}
+
+/// A block that predicts a further token is none that the stream goes through.
+void refuse_further_predictors(const GgufFields& fields, const Checkpoint& checkpoint, int64_t num_blocks) {
+  constexpr std::string_view kBlock = "blk.";
+  for (const auto& [name, at] : checkpoint.tensors()) {
+    const size_t dot = name.find(".nextn.");
+    int64_t block = num_blocks;
+    if (dot != std::string::npos && name.starts_with(kBlock)) std::from_chars(name.data() + kBlock.size(), name.data() + dot, block);
+    if (block < num_blocks)
+      fields.refuse(
+          "nextn_predict_layers",
+          fmt::format("does not count the block {}, which has the tensor '{}': it predicts a further token, and is no layer of the model; convert the "
+                      "model anew with llama.cpp",
+                      block, printable(name)));
+  }
 }
 
 /// The config.json that Hugging Face's checkpoint of the model has.
@@ -83,6 +112,7 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
     if (further >= blocks) fields.refuse("nextn_predict_layers", fmt::format("is {} of {} blocks; the file is broken, fetch it again", further, blocks));
     config["num_hidden_layers"] = blocks - further;
   }
+  refuse_further_predictors(fields, checkpoint, config["num_hidden_layers"].get<int64_t>());
   needed("feed_forward_length", "intermediate_size");
   needed("context_length", "max_position_embeddings");
   const int64_t heads = needed("attention.head_count", "num_attention_heads");

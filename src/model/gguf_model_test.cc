@@ -127,8 +127,14 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.number("qwen3moe.expert_gating_func", 2); }, "qwen3moe"), HasSubstr("expert_gating_func' is 2"));
   EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.flag("qwen3moe.expert_weights_norm", false); }, "qwen3moe"),
               HasSubstr("expert_weights_norm' is false"));
+  EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.number("qwen3moe.expert_shared_feed_forward_length", 8); }, "qwen3moe"),
+              HasSubstr("expert_shared_feed_forward_length' is 8"));
   EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.number("qwen3moe.nextn_predict_layers", 1); }, "qwen3moe"),
               HasSubstr("nextn_predict_layers' is 1 of 1 blocks"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("blk.0.nextn.eh_proj.weight", {1}, 0, "1234"); }, "glm4moe"),
+              HasSubstr("nextn_predict_layers' does not count the block 0, which has the tensor 'blk.0.nextn.eh_proj.weight'"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("blk.1.nextn.eh_proj.weight", {1}, 0, "1234"); }, "glm4moe"),
+              HasSubstr("'glm4moe.expert_count' is missing"));
   EXPECT_THAT(with(
                   [&](TestGguf& gguf) {
                     experts(gguf), gguf.tensor("blk.0.ffn_gate_exps.weight", {2, 2, 7}, 0, std::string(112, '\0'));
@@ -141,12 +147,27 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.rope.dimension_count", 16); }), HasSubstr("'llama.rope.dimension_count' is 16 of the 32"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 2); }),
               HasSubstr("original_context_length"));
+  EXPECT_THAT(with([](TestGguf& gguf) {
+                gguf.text("llama.rope.scaling.type", "linear").real("llama.rope.scaling.factor", 2).real("llama.rope.scaling.attn_factor", 1.5f);
+              }),
+              HasSubstr("attn_factor' is 1.5"));
+  EXPECT_THAT(with([](TestGguf& gguf) {
+                gguf.text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 2).number("llama.rope.scaling.original_context_length", 64);
+                gguf.real("llama.rope.scaling.yarn_attn_factor", 1.5f).real("llama.rope.scaling.attn_factor", 1.25f);
+              }),
+              HasSubstr("attn_factor' is 1.25, but rope.scaling.yarn_attn_factor is another"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 2); }), HasSubstr("longrope"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }),
               HasSubstr("value_length"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("rope_factors_long.weight"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {1}, 0, "1234"); }), HasSubstr("[16] in F32"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {16}, 0, std::string(64, '\0')); }), HasSubstr("the divisor 0"));
+  EXPECT_THAT(with(  // Command R+
+                  [](TestGguf& gguf) {
+                    gguf.real("command-r.attention.layer_norm_epsilon", 1e-5f).tensor("blk.0.attn_q_norm.weight", {32, 2}, 0, std::string(256, '\0'));
+                  },
+                  "command-r", {"command-r.attention.layer_norm_rms_epsilon"}),
+              HasSubstr("use_qk_norm"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.real("llama.rope.freq_base", NAN); }), HasSubstr("'llama.rope.freq_base' is not finite"));
   TestGguf per_layer;
   per_layer.text("general.architecture", "llama").numbers<uint32_t>("llama.embedding_length", 4, {1, 2});

@@ -557,12 +557,14 @@ INSTANTIATE_TEST_SUITE_P(
         GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
         GgufCase{"phi3-partial", "phi3"}, GgufCase{"mixtral", "llama", R"({"sliding_window": null})"}, GgufCase{"qwen2_moe", "qwen2moe"},
         GgufCase{"qwen3_moe", "qwen3moe"}, GgufCase{"olmoe", "olmoe"}, GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})"},
+        GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0, "rope_parameters": {"attention_factor": 1.5}})"},
         GgufCase{"glm4_moe", "glm4moe"}, GgufCase{"glm4_moe-groups", "glm4moe"}, GgufCase{"dots1", "dots1", R"({"sliding_window": null})"},
         GgufCase{"minimax_m2", "minimax-m2"}, GgufCase{"granite", "granite"},
         GgufCase{"smollm3", "smollm3",
                  R"({"no_rope_layer_interval": 4, "no_rope_layers": null, "use_sliding_window": null, "sliding_window": null, "layer_types": null})"},
-        GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"}, GgufCase{"ernie4_5", "ernie4_5"}, GgufCase{"ernie4_5_moe", "ernie4_5-moe"},
-        GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}));
+        GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"},
+        GgufCase{"olmo3", "olmo2", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.5}}})"}, GgufCase{"ernie4_5", "ernie4_5"},
+        GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}));
 
 }  // namespace
 }  // namespace flexgen::golden_test

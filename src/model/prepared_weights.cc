@@ -34,6 +34,13 @@ std::string prepared_folder(const Model& model, const PrepareOptions& options) {
   return fmt::format("flexgen-{}-{}{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "", second_gptq ? "-gptq2" : "");
 }
 
+/// The checkpoint's files as they were when it was opened: size and time of writing (ns) of each. A fingerprint has samples alone, and misses a few rows that were edited in place.
+std::string source_stamps(const Model& model) {
+  std::string text;
+  for (const FileStamp& stamp : model.stamps()) text += fmt::format("{}{}@{}", text.empty() ? "" : " ", stamp.size, stamp.written_ns);
+  return text;
+}
+
 bool is_made(const WeightSpec& weight, std::optional<DType> dtype) { return !weight.always_resident && (dtype || weight.turned_of > 0); }
 
 /// What one file holds: the matrices that a layer is the first to read.
@@ -72,7 +79,7 @@ Form form_of(const Model& model, const Part& part, const PrepareOptions& options
     form.summed.bytes += weight.rows * row_bytes(dtype, weight.cols);
   }
   form.tensors.push_back({"flexgen.sector_sums", DType::kF32, {SectorSummer::words(form.summed.bytes)}, "U32"});
-  form.metadata = {{"made_by", prepared_folder(model, options)}};
+  form.metadata = {{"made_by", prepared_folder(model, options)}, {"made_of", source_stamps(model)}};
   int64_t data_bytes = 0;
   form.head = safetensors_head(form.tensors, &data_bytes, form.metadata);
   form.summed.start = static_cast<int64_t>(form.head.size());

@@ -353,6 +353,35 @@ TEST_F(PreparedWeights, AnotherModelsFilesAreNotTaken) {
   EXPECT_EQ(contents(folder_.path() / "a"), whole);
 }
 
+// Rows between the samples that a fingerprint has of each tensor.
+TEST_F(PreparedWeights, AnEditInPlaceMakesThemAnew) {
+  const std::unique_ptr<Model> before = prepared("a", DType::kInt8, real_);
+  const auto whole = contents(folder_.path() / "a");
+  const std::unique_ptr<Model> plain = Model::load(checkpoint_);
+  const fs::path file = plain->files().front();
+  const auto written = fs::last_write_time(file);
+  for (const WeightSpec& weight : plain->weights()) {
+    if (weight.name.find("layers.1.mlp.up_proj") == std::string::npos) continue;
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(weight.offset + weight.row_bytes());
+    const int old = stream.peek();
+    stream.seekp(weight.offset + weight.row_bytes());
+    stream.put(static_cast<char>(old ^ 1));
+  }
+  fs::last_write_time(file, written + std::chrono::seconds(1));
+  const std::unique_ptr<Model> after = prepared("a", DType::kInt8, real_);
+  EXPECT_EQ(after->fingerprint(), before->fingerprint());
+  EXPECT_NE(contents(folder_.path() / "a"), whole);
+  // A checkpoint's copy with other times, and then none that is other.
+  fs::last_write_time(file, written);
+  const auto edited = contents(folder_.path() / "a");
+  prepared("a", DType::kInt8, real_);
+  const auto again = contents(folder_.path() / "a");
+  EXPECT_NE(again, edited);
+  prepared("a", DType::kInt8, real_);
+  EXPECT_EQ(contents(folder_.path() / "a"), again);
+}
+
 TEST_F(PreparedWeights, AnInfiniteWeightIsRefusedByName) {
   const std::unique_ptr<Model> plain = Model::load(checkpoint_);
   for (const WeightSpec& weight : plain->weights()) {

@@ -113,6 +113,9 @@ class AsGguf {
     gguf_.number(start_ + "rope.scaling.original_context_length", rope.at("original_max_position_embeddings").get<uint32_t>());
     gguf_.real(start_ + "rope.scaling.yarn_beta_fast", rope.at("beta_fast").get<float>());
     gguf_.real(start_ + "rope.scaling.yarn_beta_slow", rope.at("beta_slow").get<float>());
+    // llama.cpp's converter has a name of its own for OLMo's.
+    if (rope.contains("attention_factor"))
+      gguf_.real(start_ + (architecture_ == "olmo2" ? "rope.scaling.attn_factor" : "rope.scaling.yarn_attn_factor"), rope.at("attention_factor").get<float>());
   }
 
   void write_mixture() {
@@ -120,6 +123,7 @@ class AsGguf {
     for (const char* per_row : {"num_experts_per_tok", "moe_k"}) number("expert_used_count", per_row);
     number("expert_feed_forward_length", "moe_intermediate_size");
     number("expert_shared_feed_forward_length", "shared_expert_intermediate_size");
+    if (architecture_ == "qwen3moe") gguf_.number(start_ + "expert_shared_feed_forward_length", 0);
     number("expert_shared_count", "n_shared_experts");
     number("expert_shared_count", "moe_num_shared_experts");
     number("leading_dense_block_count", "first_k_dense_replace");

@@ -32,9 +32,8 @@ constexpr int64_t kElementsPerUnit = 16384;
 class CpuKernels : public HostKernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
-      : act_dtype_(compute_dtype), team_(num_threads), sparse_(static_cast<size_t>(num_threads)) {
-    if (compute_dtype == DType::kF32) linear_float_ = std::make_unique<LinearPacked<FloatRows>>(team_);
-    else linear_ = std::make_unique<Linear>(team_);
+      : act_dtype_(compute_dtype), team_(num_threads), linear_float_(team_), sparse_(static_cast<size_t>(num_threads)) {
+    if (compute_dtype != DType::kF32) linear_ = std::make_unique<Linear>(team_);
     if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(team_);
   }
 
@@ -89,8 +88,22 @@ class CpuKernels : public HostKernels {
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     if (linear_int8_ && integer_group(weight) > 0) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
-    if (linear_float_) linear_float_->run(x, num_rows, weight, bias, accumulate, y);
-    else linear_->run(x, num_rows, weight, bias, accumulate, y);
+    if (linear_) linear_->run(x, num_rows, weight, bias, accumulate, y);
+    else linear_float_.run(x, num_rows, weight, bias, accumulate, y);
+  }
+
+  /// Rows are made floats a panel at a time, as no memory plan knows of them.
+  void route(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, float* logits) override {
+    if (act_dtype_ == DType::kF32 || weight.dtype != DType::kF32) return linear(x, num_rows, weight, bias, false, logits);
+    const int64_t cols = weight.cols;
+    float_rows_.resize(static_cast<size_t>(std::min(num_rows, kMaxProductRows) * cols));
+    for (int64_t row = 0; row < num_rows; row += kMaxProductRows) {
+      const int64_t count = std::min(kMaxProductRows, num_rows - row);
+      for_rows(count, cols, [&](int64_t first, int64_t some) {
+        vector_rows::convert(x + size_bytes(act_dtype_, (row + first) * cols), act_dtype_, some * cols, DType::kF32, float_rows_.data() + first * cols);
+      });
+      linear_float_.run(reinterpret_cast<const std::byte*>(float_rows_.data()), count, weight, bias, false, logits + row * weight.rows);
+    }
   }
 
   void activate(const float* x, int64_t count, Activation activation, std::byte* out) override { gated_activate(x, nullptr, count, activation, out); }
@@ -242,10 +255,11 @@ class CpuKernels : public HostKernels {
 
   DType act_dtype_;
   WorkerTeam team_;
-  std::unique_ptr<LinearPacked<FloatRows>> linear_float_;  ///< of fp32
-  std::unique_ptr<Linear> linear_;                         ///< of bf16
-  std::unique_ptr<LinearInt8> linear_int8_;                ///< null: quantized weights are unpacked for the others
+  LinearPacked<FloatRows> linear_float_;     ///< of fp32; of routers too where the others are in bf16
+  std::unique_ptr<Linear> linear_;           ///< of bf16; null: products are in fp32
+  std::unique_ptr<LinearInt8> linear_int8_;  ///< null: quantized weights are unpacked for the others
   std::vector<float> weight_, bias_, cosine_, sine_;
+  std::vector<float> float_rows_;  ///< [at most kMaxProductRows, K], for route()
   AttentionPlan attention_plan_;
   std::vector<AttentionSparse> sparse_;  ///< a worker
   hwy::AlignedFreeUniquePtr<float[]> attention_scratch_;

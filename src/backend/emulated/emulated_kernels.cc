@@ -44,6 +44,9 @@ class EmulatedKernels : public Kernels {
     kernels_->linear(acts(x, num_rows * weight.cols, "linear: x"), num_rows, view(weight), view(bias), accumulate,
                      floats(y, num_rows * weight.rows, "linear: y"));
   }
+  void route(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, float* logits) override {
+    kernels_->route(acts(x, num_rows * weight.cols, "route: x"), num_rows, view(weight), view(bias), floats(logits, num_rows * weight.rows, "route: logits"));
+  }
 
   bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
     return kernels_->convert_rows(bytes(rows, num_rows * row_bytes(from, cols), "convert_rows: rows"), from, num_rows, cols, to, range,

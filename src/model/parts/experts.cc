@@ -77,7 +77,7 @@ void choose_experts(const LayerContext& c, const BlockScratch& s) {
   normalize(c, Role::kNorm2, c.hidden, T, x);
   const bool routes_apart = c.has(Role::kRouterNorm);
   if (routes_apart) normalize(c, Role::kRouterNorm, c.hidden, T, s.act);
-  c.kernels.linear(routes_apart ? s.act : x, T, c[Role::kRouter], mixture.logit_bias ? c[Role::kRouterBias] : WeightView(), false, s.router);
+  c.kernels.route(routes_apart ? s.act : x, T, c[Role::kRouter], mixture.logit_bias ? c[Role::kRouterBias] : WeightView(), s.router);
   if (mixture.logit_factor != 1) c.kernels.scale(s.router, T * mixture.num_experts, mixture.logit_factor, 0);
   if (c.has(Role::kUp)) add_feed_forward(c, s, x);
   if (mixture.joined) clear_sums(c);
