@@ -166,10 +166,11 @@ std::optional<OtherOption> other_option(const JobOptions& one, const JobOptions&
   all.insert(other.begin(), other.end());
   const auto said = [](const JobOptions& options, const std::string& name) {
     const auto found = options.find(name);
-    return found == options.end() ? std::string("the default") : printable(found->second);
+    return found == options.end() ? std::nullopt : std::optional(found->second);
   };
+  const auto shown = [](const std::optional<std::string>& value) { return value ? printable(*value) : "the default"; };
   for (const auto& [name, any] : all)
-    if (const std::string first = said(one, name), second = said(other, name); first != second) return OtherOption{printable(name), first, second};
+    if (const auto first = said(one, name), second = said(other, name); first != second) return OtherOption{printable(name), shown(first), shown(second)};
   return std::nullopt;
 }
 

@@ -375,6 +375,14 @@ TEST_F(RunBatch, RecordsTellTheirAnswersTokens) {
   for (const std::string& text : lines) EXPECT_EQ(tokens_of(text), text.find("\"error\":null") != std::string::npos ? 25 : -1) << text;
 }
 
+TEST_F(RunBatch, LongValuesOfOptionsAreComparedWhole) {
+  model_.options["list"] = std::string(300, 'x') + "a";
+  run();
+  EXPECT_EQ(error_of(), "");
+  model_.options["list"] = std::string(300, 'x') + "b";
+  EXPECT_THAT(error_of(), HasSubstr("another list ("));
+}
+
 TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   run();
   const std::string before = read_text(out_);
@@ -386,6 +394,8 @@ TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   model_.fingerprint = "f00d";
   model_.options["backend"] = "reference";
   EXPECT_THAT(error_of(), HasSubstr("another backend (fake instead of reference)"));
+  model_.options["added"] = "the default";
+  EXPECT_THAT(error_of(), HasSubstr("another added (the default instead of the default)"));
   model_.options["added"] = "4";
   EXPECT_THAT(error_of(), HasSubstr("another added (the default instead of 4)"));
   model_.options.erase("added");

@@ -128,9 +128,10 @@ int plan_command(const PlanOptions& given) {
   DtypeChoice choice{allowed.front(), {}};
   if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
   engine = with_types(engine, choice.types);
+  const DType compute = compute_dtype_of(engine, *model);
   model = model_to_plan(engine, open_model);
   check_matmul_dtype(engine, *model);
-  const Precision precision = precision_of(engine, *model);
+  const Precision precision = precision_of(engine, *model, compute, kv_dtype_of(engine.kv_cache_dtype, compute));
 
   std::map<DType, std::unique_ptr<Model>> others;
   PlanVariants variants;

@@ -10,11 +10,20 @@
 namespace flexgen {
 namespace {
 
-/// The precision class of the checkpoint: what the first matrix of its blocks has. Embeddings and heads of a GGUF may be kept wider than all others.
+/// The precision class of the checkpoint: what the first matrix of its blocks has, as embeddings and heads of a GGUF may be kept wider than all others. Of codes,
+/// what lies beside them in 16 bits, where something does.
 DType stored_dtype(const Model& model) {
+  const auto is_plain = [](DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; };
+  DType stored = model.weights().front().dtype;
   for (const WeightUse& use : model.layers()[static_cast<size_t>(model.layer_of_cache(0))].uses)
-    if (const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)]; !weight.always_resident) return weight.dtype;
-  return model.weights().front().dtype;
+    if (const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)]; !weight.always_resident) {
+      stored = weight.dtype;
+      break;
+    }
+  if (is_plain(stored)) return stored;
+  for (const WeightSpec& weight : model.weights())
+    if (weight.dtype == DType::kF16 || weight.dtype == DType::kBF16) return weight.dtype;
+  return stored;
 }
 
 }  // namespace

@@ -24,21 +24,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string prepared_folder(const Model& model, const PrepareOptions& options) {
-  if (!options.dtype) return fmt::format("flexgen-{}-turned", model.fingerprint());
-  const bool mse = is_quantized(*options.dtype) && options.range == GroupRange::kMse;
-  // What GPTQ's zero points mean is said by config.json alone.
-  const bool second_gptq = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) {
-    return (weight.dtype == DType::kGptq4 || weight.dtype == DType::kGptq8) && !weight.codes->format.zeros_less_one;
-  });
-  return fmt::format("flexgen-{}-{}{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "", second_gptq ? "-gptq2" : "");
-}
-
 /// The checkpoint's files as they were when it was opened: size and time of writing (ns) of each. A fingerprint has samples alone, and misses a few rows that were edited in place.
 std::string source_stamps(const Model& model) {
   std::string text;
   for (const FileStamp& stamp : model.stamps()) text += fmt::format("{}{}@{}", text.empty() ? "" : " ", stamp.size, stamp.written_ns);
   return text;
+}
+
+std::string prepared_folder(const Model& model, const PrepareOptions& options) {
+  // Copies of a checkpoint with times of their own, on machines that share a folder, would else make each other's files anew.
+  const std::string source = fmt::format("{}-{:08x}", model.fingerprint(), SectorSummer::seed_of(source_stamps(model)) & 0xffffffff);
+  if (!options.dtype) return fmt::format("flexgen-{}-turned", source);
+  const bool mse = is_quantized(*options.dtype) && options.range == GroupRange::kMse;
+  // What GPTQ's zero points mean is said by config.json alone.
+  const bool second_gptq = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) {
+    return (weight.dtype == DType::kGptq4 || weight.dtype == DType::kGptq8) && !weight.codes->format.zeros_less_one;
+  });
+  return fmt::format("flexgen-{}-{}{}{}", source, dtype_name(*options.dtype), mse ? "-mse" : "", second_gptq ? "-gptq2" : "");
 }
 
 bool is_made(const WeightSpec& weight, std::optional<DType> dtype) { return !weight.always_resident && (dtype || weight.turned_of > 0); }

@@ -371,15 +371,12 @@ TEST_F(PreparedWeights, AnEditInPlaceMakesThemAnew) {
   fs::last_write_time(file, written + std::chrono::seconds(1));
   const std::unique_ptr<Model> after = prepared("a", DType::kInt8, real_);
   EXPECT_EQ(after->fingerprint(), before->fingerprint());
-  EXPECT_NE(contents(folder_.path() / "a"), whole);
-  // A checkpoint's copy with other times, and then none that is other.
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path() / "a"), fs::directory_iterator()), 2);
+  const auto both = contents(folder_.path() / "a");
+  EXPECT_TRUE(std::includes(both.begin(), both.end(), whole.begin(), whole.end()));  // a copy with other times, which shares the folder, keeps its own
   fs::last_write_time(file, written);
-  const auto edited = contents(folder_.path() / "a");
   prepared("a", DType::kInt8, real_);
-  const auto again = contents(folder_.path() / "a");
-  EXPECT_NE(again, edited);
-  prepared("a", DType::kInt8, real_);
-  EXPECT_EQ(contents(folder_.path() / "a"), again);
+  EXPECT_TRUE(contents(folder_.path() / "a") == both);
 }
 
 TEST_F(PreparedWeights, AnInfiniteWeightIsRefusedByName) {

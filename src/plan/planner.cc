@@ -50,14 +50,7 @@ class Search {
       fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
     if (largest_buffers_matter()) buffers_ = in_.request.buffer_counts_in_need();
     try_blocks();
-    if (!best_) {
-      // Fewer rows than the prompts come in with: more steps, but still many sequences in each.
-      buffers_ = in_.request.buffer_counts_in_need();
-      for (int64_t rows : {kMaxSearchedRows, kMaxSearchedRows / 8, kMaxSearchedRows / 64}) {
-        most_rows_ = rows;
-        try_blocks();
-      }
-    }
+    if (!best_) try_with_less();
     refine();
     try_hottest_first();
     try_more_weight_buffers();
@@ -81,7 +74,7 @@ class Search {
   double elapsed_s() const { return processor_time_s() - start_s_; }
   bool out_of_time() {
     // With nothing found, what is left is one sequence at a time: that is worth a longer search.
-    if (elapsed_s() < (best_ ? 1 : kLongestSearch) * in_.time_limit_s) return false;
+    if (best_ ? elapsed_s() - first_found_s_ < in_.time_limit_s : elapsed_s() < kLongestSearch * in_.time_limit_s) return false;
     plan_.complete = false;
     return true;
   }
@@ -97,12 +90,23 @@ class Search {
   /// Large blocks first: they use every byte read for more sequences.
   void try_blocks() {
     sizes_seen_.clear();
+    plan_.num_too_large = 0;
     for (int64_t block : blocks())
       for (int64_t count : counts()) {
         if (!in_.request.micro_batch_size && block < count && count != counts().front()) continue;
         const int64_t size = in_.request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(block, count)));
         if (sizes_seen_.insert({size, count}).second) try_block(size, count);
       }
+  }
+  /// Where no block fits: without overlap, and with fewer rows than the prompts come in with, which takes more steps, but still with many sequences in each.
+  void try_with_less() {
+    const std::vector<int> in_need = in_.request.buffer_counts_in_need();
+    if (std::exchange(buffers_, in_need) != in_need) try_blocks();
+    if (in_.request.max_rows) return;
+    for (int64_t rows : {kMaxSearchedRows / 8, kMaxSearchedRows / 64}) {
+      most_rows_ = rows;
+      try_blocks();
+    }
   }
   std::vector<int64_t> blocks() const {
     const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxSearchedBlock);
@@ -185,21 +189,28 @@ class Search {
       policy.max_choosing_rows = choosing_rows_on_disk(policy);
       for (Tier tier : tiers) {
         policy.attention_tier = tier;
-        const std::vector<StepClass> classes = compute_classes(policy, walk);
-        double compute_s = 0;
-        for (const StepClass& step : classes) {
-          double slowest_s = 0;
-          for (const Affine& resource_s : step.resources_s) slowest_s = std::max(slowest_s, resource_s.constant);
-          compute_s += step.count * slowest_s;
-        }
-        if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
+        std::vector<StepClass> classes;
         for (int buffers : buffers_) {
+          // The processor beside a GPU attends while that computes, but for one buffer.
+          const bool is_known = !classes.empty() && (buffers > 1) == (policy.buffers > 1);
           policy.buffers = buffers;
+          if (!is_known) classes = compute_classes(policy, walk);
+          if (best_ && compute_time_s(classes) > best_->time_s && !in_.thorough) continue;
           place(policy, walk, classes);
         }
       }
     }
     if (!any) ++plan_.num_too_large;
+  }
+
+  static double compute_time_s(const std::vector<StepClass>& classes) {
+    double sum_s = 0;
+    for (const StepClass& step : classes) {
+      double slowest_s = 0;
+      for (const Affine& resource_s : step.resources_s) slowest_s = std::max(slowest_s, resource_s.constant);
+      sum_s += step.count * slowest_s;
+    }
+    return sum_s;
   }
 
   /// Steps of about the same compute time as one class each: its count, and in resources_s what computes in it: the processor, and with attention
@@ -545,7 +556,7 @@ class Search {
   }
   /// Layers that are small beside a cache page (units of experts) take little memory for a deeper ring, which evens out reads and visits of unequal length.
   void try_more_weight_buffers() {
-    if (!best_ || in_.request.buffers || in_.request.weight_buffers || best_->policy.weights.disk <= 0) return;
+    if (!best_ || in_.request.buffers || in_.request.weight_buffers || best_->policy.weights.disk <= 0 || best_->policy.buffers == 1) return;
     const Policy from = best_->policy;
     for (int count : {3, 4, 8, 16}) {
       if (out_of_time()) return;
@@ -590,16 +601,17 @@ class Search {
     const Prediction prediction = predict(layouts_, in_.hardware, precision_, policy, in_.workload, walk);
     plan_.candidates.push_back({policy, prediction.time_s});
     if (best_ && prediction.time_s >= best_->time_s) return;
+    if (!best_) first_found_s_ = elapsed_s();
     best_ = plan_.candidates.back();
     plan_.policy = policy;
     plan_.prediction = prediction;
     plan_.program_time_s = program_time_s;
   }
 
-  static constexpr double kEffort = 30000, kLongestSearch = 10;
+  static constexpr double kEffort = 30000, kLongestSearch = 3;
   const PlanInput& in_;
   Precision precision_;
-  double start_s_;
+  double start_s_, first_found_s_ = 0;
   std::vector<int> buffers_ = in_.request.buffer_counts();  ///< the last one takes the least memory
   int64_t most_rows_ = kMaxSearchedRows;
   std::set<std::pair<int64_t, int64_t>> sizes_seen_;

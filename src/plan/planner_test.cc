@@ -251,6 +251,21 @@ TEST(Planner, AttendsBesideTheGpuWhereTheBusIsSlowerThanTheProcessor) {
   }
 }
 
+/// Where one buffer is tried too, what overlaps is still judged as overlapping.
+TEST(Planner, LargeLayersBesideASmallGpuStillOverlap) {
+  const HardwareProfile hardware = small_gpu_machine();
+  const Job job = job_of("opt-30b", 400, {500, 700}, {900, 1000});
+  const Budgets budgets{200'000'000'000, 0, 8'000'000'000};
+  const auto plan_with = [&](std::optional<int> buffers) {
+    PolicyRequest request;
+    request.buffers = buffers;
+    request.attention_tier = Tier::kCpu;
+    return make_plan({*job.model, job.workload, budgets, request, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s}).prediction.time_s;
+  };
+  const double free_s = plan_with({});
+  for (int buffers : {1, 2, 3}) EXPECT_LE(free_s, 1.01 * plan_with(buffers)) << buffers;
+}
+
 TEST(Planner, AttendsOnTheGpuWhereTheCacheIs) {
   const HardwareProfile hardware = small_gpu_machine();
   const Job job = job_of("opt-1.3b", 100, {60, 100}, {30, 40});

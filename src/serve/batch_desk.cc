@@ -148,11 +148,16 @@ std::string BatchDesk::find(const std::string& id) const {
 }
 
 std::string BatchDesk::cancel(const std::string& id) {
+  Json known;
+  bool runs = false;
   {
     std::lock_guard guard(mutex_);
     const Json& batch = batch_of(id);
     if (is_over(batch)) throw ApiError{409, fmt::format("the batch is {} already", batch["status"].get<std::string>()), "batch_is_over"};
+    known = batch["request_counts"];
+    runs = running_ == id;
   }
+  const Json counts = runs ? known : counts_of_outputs(id, known);  // which may take long, so not while others wait
   change(id, [&](Json& batch) {
     if (is_over(batch)) return;
     batch["status"] = "cancelling";
@@ -162,7 +167,7 @@ std::string BatchDesk::cancel(const std::string& id) {
       return;
     }
     batch["status"] = "cancelled";  // it has not begun, or waits to go on
-    batch["request_counts"] = counts_of_outputs(id, batch["request_counts"]);
+    if (!runs) batch["request_counts"] = counts;
     batch["cancelled_at"] = std::time(nullptr);
     attach_outputs(id, batch);
     std::erase(queue_, id);
@@ -253,9 +258,11 @@ void BatchDesk::run(const std::string& id) {
 
 void BatchDesk::finish(const std::string& id, const BatchOutcome& outcome) {
   bool cancelled = false;
+  Json known;
   {
     std::lock_guard guard(mutex_);
     cancelled = batches_.at(id)["status"] == "cancelling";
+    known = batches_.at(id)["request_counts"];
     if (outcome.stopped && !cancelled) return;  // the next start goes on
   }
   if (!outcome.stopped && outcome.failed == outcome.lines) {
@@ -269,9 +276,10 @@ void BatchDesk::finish(const std::string& id, const BatchOutcome& outcome) {
     batch["status"] = "finalizing";
     batch["finalizing_at"] = std::time(nullptr);
   });
+  // One that was stopped early may not have counted what was done before.
+  const Json counts = outcome.stopped ? counts_of_outputs(id, known) : counts_of(outcome);
   change(id, [&](Json& batch) {
-    // One that was stopped early may not have counted what was done before.
-    batch["request_counts"] = outcome.stopped ? counts_of_outputs(id, batch["request_counts"]) : counts_of(outcome);
+    batch["request_counts"] = counts;
     attach_outputs(id, batch);
     const char* end = cancelled && outcome.stopped ? "cancelled" : "completed";
     batch["status"] = end;
@@ -288,7 +296,7 @@ void BatchDesk::fail(const std::string& id, const std::string& code, const std::
   });
 }
 
-nlohmann::ordered_json BatchDesk::counts_of_outputs(const std::string& id, const Json& known) const {
+nlohmann::ordered_json BatchDesk::counts_of_outputs(const std::string& id, const Json& known) const try {
   int64_t completed = 0, failed = 0;
   std::set<RecordId> apart;  // errors that a kill left in both
   for (const char* name : {"errors.jsonl", "output.jsonl"}) {
@@ -301,6 +309,9 @@ nlohmann::ordered_json BatchDesk::counts_of_outputs(const std::string& id, const
     });
   }
   return {{"total", std::max(known.value("total", int64_t{0}), completed + failed)}, {"completed", completed}, {"failed", failed}};
+} catch (const Error& error) {
+  spdlog::warn("batch {}: what it has answered cannot be counted: {}", id, error.what());
+  return known;
 }
 
 void BatchDesk::attach_outputs(const std::string& id, Json& batch) {

@@ -58,11 +58,12 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
   };
   std::vector<Candidate> candidates;
   std::map<std::string, std::unique_ptr<Model>> models;
+  const DType compute = compute_dtype_of(options, *open_model());  // before matrices are imagined in another type
   for (const DtypePair& pair : pairs) {
     const EngineOptions one = with_types(options, pair);
     std::unique_ptr<Model>& model = models[pair.weights];
     if (!model) model = model_to_plan(one, open_model);
-    const Precision precision = precision_of(one, *model);
+    const Precision precision = precision_of(one, *model, compute, kv_dtype_of(one.kv_cache_dtype, compute));
     Candidate candidate{{pair, 0, "is not for --matmul-dtype int8"}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       check_matmul_dtype(one, *model);

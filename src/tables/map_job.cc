@@ -332,11 +332,8 @@ void MapJob::judge_fields(const TableReader& table, const TableRow& row, const s
 void MapJob::put_in_place(RewrittenFile& file) const {
   const std::string hash = hash_of_file(file.opened_by()) + "\n";
   std::string before;
-  if (file_is_there(options_.output)) {
-    const std::string there = hash_of_file(options_.output);
-    const auto left = hashes_in(read_file_if_there(files_.written, kMaxMarkBytes));
-    if (left && holds(*left, there)) before = there + "\n";
-  }
+  if (const auto left = hashes_in(read_file_if_there(files_.written, kMaxMarkBytes)); left && !left->empty() && file_is_there(options_.output))
+    if (const std::string there = hash_of_file(options_.output); holds(*left, there)) before = there + "\n";
   replace_whole_file(files_.written, before + hash);
   file.replace();
   if (!before.empty()) replace_whole_file(files_.written, hash);

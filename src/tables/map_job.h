@@ -63,7 +63,7 @@ class MapJob {
   std::string conversation_text(const std::vector<Message>& messages) const;
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
-  /// Of a table that is finished. At any moment the file that says what was written has the sum of the table that is there.
+  /// Of a table that is finished. At any moment the file that says what was written has the sum of the table that is there, if that is this job's.
   void put_in_place(RewrittenFile& file) const;
   /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
   bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
