@@ -220,6 +220,17 @@ def refused(tables):
     tables.run("r.csv", "kept.csv", *ASK)
     check(all(tables.read(name) == b"mine\n" for name in os.listdir(tables.work) if name.startswith("kept.csv") and name.endswith(".tmp")), "a file that is no job's is written over")
     check("tools/parquet_table.py" in tables.run("r.parquet", "x.csv", *ASK, code=1)[1], "Parquet")
+    # Templates of models that think: choices would be judged as the first words of a thought, and answers that end within it are none.
+    with open(os.path.join(tables.model, "chat_template.jinja")) as file:
+        usual = file.read()
+    with open(os.path.join(tables.model, "chat_template.jinja"), "w") as file:
+        file.write(usual.replace("[assistant]{% endif %}", "[assistant]<think>{% endif %}{# </think> #}"))
+    said = tables.run("r.csv", "think.csv", "--chat", "--prompt-template", "x", "--choices", "yes,no", code=1)[1]
+    check("begin with thoughts" in said, said)
+    said = tables.run("r.csv", "think.csv", "--chat", "--prompt-template", "x", "--max-tokens", "4")[1]
+    check("end within the model's thoughts" in said and "4 rows, 0 with an answer" in said, said)
+    with open(os.path.join(tables.model, "chat_template.jinja"), "w") as file:
+        file.write(usual)
     # A row that has not enough positions: an empty cell, or its end of the text.
     tables.write("long.csv", "a\nshort\n" + "word " * 400 + "\n")
     said = tables.run("long.csv", "long.out.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4")[1]

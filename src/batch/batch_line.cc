@@ -357,6 +357,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
       refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));
     }
     limits.chat->tell_form(conversation, text, &*request->chat);
+    request->params.answers_afresh = true;
     if (request->chat->channels && request->params.grammar && !choice.grammar)
       refuse_value(kMessagesPath,
                    "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");

@@ -105,12 +105,14 @@ void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
 }
 
 /// Where an answer's tokens begin, behind so many characters of a prompt. Its text may have been cut.
-std::vector<int64_t> answer_offsets(const RecordContext& context, const BatchRequest& request, const Completion& completion, int64_t prompt_characters) {
+std::vector<int64_t> answer_offsets(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                                    int64_t prompt_characters) {
   if (request.params.top_logprobs < 0 || request.chat) return {};
   std::vector<int32_t> tokens;
   for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
   std::vector<int64_t> offsets(tokens.size());
-  if (context.tokenizer) offsets = text_offsets(*context.tokenizer, tokens, request.params.skip_special_tokens);
+  const bool skip = request.params.skip_special_tokens;
+  if (context.tokenizer) offsets = text_offsets(*context.tokenizer, tokens, skip, end_of_prompt(*context.tokenizer, prompt.tokens, skip));
   const int64_t most = count_characters(completion.text);
   for (int64_t& offset : offsets) offset = prompt_characters + std::min(offset, most);
   return offsets;
@@ -223,7 +225,7 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   write(R"(,"text":)");
   write(json_text(prompt_text + completion.text));
   const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, completion, answer_offsets(context, request, completion, prompt_characters), write);
+  write_logprobs_of(context, request, prompt, prompt_characters, completion, answer_offsets(context, request, prompt, completion, prompt_characters), write);
   write_rest_of_choice(context, request, prompt, completion, reason, write);
 }
 

@@ -25,8 +25,10 @@ std::string call_id(const BatchRequest& request, const ToolCall& call, size_t in
 /// A token with its logprob and the bytes of its text.
 OrderedJson entry_json(const Tokenizer* tokenizer, int32_t token, float logprob) {
   const std::string text = text_of_token(tokenizer, token);
+  // A part of a character is no text, yet it has bytes, which clients join.
+  const std::string own = tokenizer ? tokenizer->token_bytes(token) : "";
   OrderedJson bytes = OrderedJson::array();
-  for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
+  for (const char c : own.empty() ? text : own) bytes.push_back(static_cast<unsigned char>(c));
   return {{"token", text}, {"logprob", logprob_json(logprob)}, {"bytes", std::move(bytes)}};
 }
 

@@ -96,7 +96,7 @@ std::u32string characters_of(std::string_view text) {
 }  // namespace
 
 void GrowingOffsets::take(std::string_view piece) {
-  const size_t first = known_.size();
+  const size_t first = num_before_ + known_.size();
   Group(tokenizer_, tokens_, skip_).add(context_, first, tokens_.size(), piece, offset_, known_);
   offset_ += count_characters(piece);
   context_ = first;
@@ -109,11 +109,11 @@ void GrowingOffsets::add(int32_t token) {
 
 void GrowingOffsets::finish() {
   const std::string piece = decoder_.finish();
-  if (known_.size() < tokens_.size()) take(piece);
+  if (num_before_ + known_.size() < tokens_.size()) take(piece);
 }
 
-std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens) {
-  GrowingOffsets offsets(tokenizer, skip_special_tokens);
+std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens, std::span<const int32_t> before) {
+  GrowingOffsets offsets(tokenizer, skip_special_tokens, before);
   for (const int32_t token : tokens) offsets.add(token);
   offsets.finish();
   return offsets.known();

@@ -14,8 +14,10 @@ namespace flexgen {
 /// The same while tokens come: an offset is known once the text of its token is, so it may come later than the token. One thread.
 class GrowingOffsets {
  public:
-  GrowingOffsets(const Tokenizer& tokenizer, bool skip_special_tokens)
-      : tokenizer_(tokenizer), skip_(skip_special_tokens), decoder_(tokenizer, skip_special_tokens) {}
+  /// `before`: as StreamDecoder's; these tokens have no offsets.
+  GrowingOffsets(const Tokenizer& tokenizer, bool skip_special_tokens, std::span<const int32_t> before = {})
+      : tokenizer_(tokenizer), skip_(skip_special_tokens), decoder_(tokenizer, skip_special_tokens, before), tokens_(before.begin(), before.end()),
+        num_before_(before.size()) {}
   void add(int32_t token);
   /// After the last token: all are known.
   void finish();
@@ -29,13 +31,14 @@ class GrowingOffsets {
   bool skip_;
   StreamDecoder decoder_;
   std::vector<int32_t> tokens_;
+  size_t num_before_;
   std::vector<int64_t> known_;
   size_t context_ = 0;  ///< the token with which the last piece of text began
   int64_t offset_ = 0;  ///< where the next piece begins
 };
 
-/// Of tokens whose text is decode(tokens, skip_special_tokens): one a token.
-std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens);
+/// Of tokens whose text is decode(tokens, skip_special_tokens), behind that of `before`: one a token.
+std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens, std::span<const int32_t> before = {});
 
 /// Of tokens that encode() made of `text`, with `num_added` in front that are not in it. Where a token's text is not that of its place (an unknown token, a
 /// normalizer), the tokens around it say where it must be.

@@ -40,6 +40,18 @@ TEST(TextOffsets, SkippedTokensBeginWhereTheNextDoes) {
     EXPECT_EQ(all.substr(static_cast<size_t>(shown[i]), tokenizer->token_text(tokens[i]).size()), tokenizer->token_text(tokens[i])) << i;
 }
 
+TEST(TextOffsets, AnAnswerGoesOnWhereThePromptEnds) {
+  const auto tokenizer = byte_fallback();
+  const std::vector<int32_t> prompt{4, 5}, answer{6, byte(0xc3), byte(0xa9), 4};
+  const std::string before = tokenizer->decode(prompt, true);
+  std::vector<int32_t> both = prompt;
+  both.insert(both.end(), answer.begin(), answer.end());
+  const std::string text = tokenizer->decode(both, true).substr(before.size());
+  ASSERT_TRUE(text.starts_with(" ")) << text;  // of an answer that is a text of its own it is left out
+  const int64_t word = static_cast<int64_t>(text.find("\xc3\xa9"));
+  EXPECT_THAT(text_offsets(*tokenizer, answer, true, end_of_prompt(*tokenizer, prompt, true)), ElementsAre(0, word, word, word + 1));
+}
+
 TEST(TextOffsets, BytesOfACharacterBeginAtIt) {
   const auto tokenizer = byte_fallback();
   // a 😀 é b, the two in the middle as bytes

@@ -97,6 +97,7 @@ class Talk : public RequestSource, public CompletionSink {
     const std::string text = chat_prompt(chat_, messages_, &form_);
     Request request;
     request.params = options_.params;
+    request.params.answers_afresh = true;
     if (form_.channels) request.params.skip_special_tokens = false;  // they are marks
     request.prompt = tokenizer_.encode(text, false);
     const int64_t size = std::ssize(request.prompt);

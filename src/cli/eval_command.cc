@@ -65,6 +65,12 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
   return !report.stopped;
 }
 
+/// What encode() puts before a text, without what it puts behind it.
+std::vector<int32_t> tokens_before(const Tokenizer& tokenizer) {
+  const std::vector<int32_t> whole = tokenizer.encode("a", true), own = tokenizer.encode("a", false);
+  return {whole.begin(), std::search(whole.begin(), whole.end(), own.begin(), own.end())};
+}
+
 bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
   const std::string text = read_unpacked_text(options.perplexity_file, kMaxEvalTextBytes);
   if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
@@ -72,7 +78,7 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   if (const size_t at = invalid_utf8_at(text); at != std::string::npos)
     fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
   const Tokenizer& tokenizer = *engine.tokenizer();
-  const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokenizer.encode("", true);
+  const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokens_before(tokenizer);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);
   if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back())
     warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));

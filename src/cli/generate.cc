@@ -116,6 +116,7 @@ int generate_command(const GenerateOptions& options) {
   const bool adds_special_tokens = !options.no_special_tokens && !options.chat;
   Request request;
   request.params = options.params;
+  request.params.answers_afresh = options.chat;
   if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
   if (form.channels) request.params.skip_special_tokens = false;  // they are marks
   if (request.params.grammar && form.channels)

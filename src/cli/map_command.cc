@@ -39,9 +39,11 @@ void tell_table(const MapOptions& options, const MapFiles& files, const MapOutco
     spdlog::warn("{}: {} of {} rows have no answer, and empty cells; their records in {} say why", options.output, format_count(errors),
                  format_count(outcome.rows), files.answers);
   if (outcome.unread > 0)
-    spdlog::warn(
-        "{}: the answers of {} of {} rows are no JSON object, as where one is cut off by --max-tokens; their cells are empty, and what was said is in {}",
-        options.output, format_count(outcome.unread), format_count(outcome.rows), files.answers);
+    spdlog::warn("{}: the answers of {} of {} rows {}; their cells are empty, and what was said is in {}", options.output, format_count(outcome.unread),
+                 format_count(outcome.rows),
+                 options.json_schema.empty() ? "end within the model's thoughts, as where --max-tokens are too few for these"
+                                             : "are no JSON object, as where one is cut off by --max-tokens",
+                 files.answers);
   print_note("{}: {} rows, {} with an answer\n", options.output, format_count(outcome.rows), format_count(outcome.rows - outcome.unanswered));
   // JSON on stdout has them already.
   if (options.json && options.json_file.empty()) return;

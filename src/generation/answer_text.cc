@@ -16,8 +16,10 @@ std::string complete(std::string text) {
 
 }  // namespace
 
-AnswerText::AnswerText(const Tokenizer& tokenizer, const SamplingParams& params)
-    : tokenizer_(tokenizer), params_(params), decoder_(tokenizer, params.skip_special_tokens) {}
+AnswerText::AnswerText(const Tokenizer& tokenizer, const SamplingParams& params, std::span<const int32_t> prompt)
+    : tokenizer_(tokenizer), params_(params),
+      decoder_(tokenizer, params.skip_special_tokens,
+               params.answers_afresh ? std::span<const int32_t>() : end_of_prompt(tokenizer, prompt, params.skip_special_tokens)) {}
 
 std::string AnswerText::text_if_left_out(int32_t token) const {
   if (!params_.skip_special_tokens || !tokenizer_.decode({&token, 1}, true).empty()) return "";

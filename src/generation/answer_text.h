@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,8 +16,8 @@ namespace flexgen {
 
 class AnswerText {
  public:
-  /// Both must outlive it. Of the parameters: stop, min_tokens, include_stop, skip_special_tokens.
-  AnswerText(const Tokenizer& tokenizer, const SamplingParams& params);
+  /// The first two must outlive it. Of the parameters: stop, min_tokens, include_stop, skip_special_tokens, answers_afresh.
+  AnswerText(const Tokenizer& tokenizer, const SamplingParams& params, std::span<const int32_t> prompt = {});
 
   /// Adds a generated token. True once a stop string is there: then the text is what is before it (with include_stop: up to its end) and stays so.
   bool add(int32_t token);

@@ -94,6 +94,36 @@ TEST(AnswerText, StopsWithinAndAcrossTokens) {
   EXPECT_EQ(answer({"x y", " z"}, stop_at({"z", "y", "x y"})), (Answer{"", "x y", 1}));  // the first place
 }
 
+/// As SentencePiece's decoders, which leave out the blank before the first word of a text.
+class StripsFirstBlank : public PieceTokenizer {
+ public:
+  std::string decode(std::span<const int32_t> tokens, bool skip) const override {
+    const std::string text = PieceTokenizer::decode(tokens, skip);
+    return text.starts_with(' ') ? text.substr(1) : text;
+  }
+};
+
+TEST(AnswerText, GoesOnWhereThePromptEnds) {
+  const StripsFirstBlank tokenizer;
+  const auto answer = [&](const std::vector<int32_t>& prompt, bool afresh, const std::vector<std::string>& stop) {
+    SamplingParams params;
+    params.answers_afresh = afresh;
+    params.stop = stop;
+    AnswerText text(tokenizer, params, prompt);
+    for (const char* piece : {"  ", " return", " x"})
+      if (text.add(tokenizer.id(piece))) break;
+    return text.take();
+  };
+  std::vector<int32_t> prompt;
+  for (const char* piece : {" def", " f", "(", "a", ")", ":", " a", " b"}) prompt.push_back(tokenizer.id(piece));
+  EXPECT_EQ(answer(prompt, false, {}), "   return x");
+  EXPECT_EQ(answer(prompt, false, {"  return"}), " ");
+  EXPECT_EQ(answer(prompt, true, {}), "  return x");  // of a conversation
+  EXPECT_EQ(answer({}, false, {}), "  return x");
+  EXPECT_EQ(answer({tokenizer.id("a"), tokenizer.id("<0xE4>")}, false, {}), "  return x");  // within a character
+  EXPECT_EQ(answer({tokenizer.id("<s>")}, false, {}), "  return x");
+}
+
 TEST(AnswerText, StopsAcrossCharactersOfSeveralBytes) {
   EXPECT_EQ(answer({"a", "<0xE4>", "<0xB8>", "<0xAD>", "<0xE5>"}, stop_at({"中"})), (Answer{"a", "中", 4}));
   EXPECT_EQ(answer({"a", "<0xE4>", "<0xB8>", "<0xAD>", "b"}, stop_at({"中b"})), (Answer{"a", "中b", 5}));

@@ -299,7 +299,7 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.completion.key = slot.request.key;
   const SamplingParams& params = slot.request.params;
   if (params.scores_prompt()) slot.completion.prompt_logprobs.push_back({slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
-  if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
+  if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params, slot.request.prompt);
   if (params.grammar && params.max_tokens > 0) {
     FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");
     if (!masks_) masks_ = std::make_unique<GrammarMasks>(*tokenizer_, model_.config().vocab_size, model_.config().eos);

@@ -165,7 +165,14 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
   conversation.messages = jinja::make_list(std::move(values));
   const std::time_t now = status_of(options_.input).st_mtim.tv_sec;
   chat_->check_all_is_written(conversation, now);
-  return chat_->render(conversation, now);
+  std::string text = chat_->render(conversation, now);
+  AnswerForm form;
+  chat_->tell_form(conversation, text, &form);
+  if (choices_ && (form.begins_in_thought || form.channels))
+    fail_user(
+        "--choices: the chat template has an answer begin with {}, and a choice would be judged as the first words of these; leave --choices or --chat out",
+        form.channels ? "the name of a channel" : "thoughts");
+  return text;
 }
 
 std::string MapJob::within_bounds(std::string text) const {
@@ -304,6 +311,7 @@ std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json
   if (choices_) return std::vector<jinja::Value>{choices_->chosen(parse_json(line, files_.lines), choices)};
   const nlohmann::json& choice = choices.at(0);
   const nlohmann::json& said = options_.chat ? choice.at("message").at("content") : choice.at("text");
+  if (options_.chat && !said.is_string()) return std::nullopt;  // it ended within its thoughts
   const std::string text = said.is_string() ? without_blanks(said.get<std::string>()) : "";
   std::vector<jinja::Value> values;
   if (schema_fields_.empty() || options_.keeps_answer) values.emplace_back(text);

@@ -30,7 +30,7 @@ struct MapFiles {
 
 /// What became of the rows.
 struct MapOutcome {
-  int64_t rows = 0, unanswered = 0, unread = 0;  ///< unread: of the unanswered, those whose answer does not fit the schema
+  int64_t rows = 0, unanswered = 0, unread = 0;  ///< unread: of the unanswered, those whose answer does not fit the schema, or ends within thoughts
   std::optional<Metrics> metrics;
   std::vector<std::pair<std::string, Metrics>> fields;  ///< with a schema: of each of its properties
 };

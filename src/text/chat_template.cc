@@ -82,13 +82,18 @@ Value with(const Dict& dict, std::string_view name, Value value) {
   return jinja::make_dict(std::move(items));
 }
 
-/// OpenAI gives a call's arguments as a text of JSON; templates want what it says.
+/// OpenAI gives a call's arguments as a text of JSON; templates want what it says. A call without any has an empty object, as in vLLM.
 Value parsed_calls(const Value& calls) {
   if (!calls.list()) return calls;
   std::vector<Value> parsed;
   for (const Value& call : calls.list()->items) {
     const Value* function = call.dict() ? call.dict()->find(std::string_view("function")) : nullptr;
     const Value* arguments = function && function->dict() ? function->dict()->find(std::string_view("arguments")) : nullptr;
+    const bool none = function && function->dict() && (!arguments || arguments->none() || (arguments->text() && arguments->text()->bytes.empty()));
+    if (none) {
+      parsed.push_back(with(*call.dict(), "function", with(*function->dict(), "arguments", jinja::make_dict({}))));
+      continue;
+    }
     if (!arguments || !arguments->text()) {
       parsed.push_back(call);
       continue;

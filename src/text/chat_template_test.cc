@@ -101,6 +101,11 @@ TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
   EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments.b }}",
                      conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": [1, 2.50]}"}}]}])")),
             "[1, 2.5]");
+  for (const char* none : {R"("name": "f", "arguments": "")", R"("name": "f", "arguments": null)", R"("name": "f")"})
+    EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments | tojson }}",
+                       conversation(std::string(R"([{"role": "assistant", "tool_calls": [{"function": {)") + none + "}}]}]")),
+              "{}")
+        << none;
   EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments }}",
                      conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "no json"}}]}])")),
             "no json");

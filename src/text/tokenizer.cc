@@ -227,7 +227,14 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   return tokenizer;
 }
 
-StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens) : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {}
+std::span<const int32_t> end_of_prompt(const Tokenizer& tokenizer, std::span<const int32_t> prompt, bool skip_special_tokens) {
+  constexpr size_t kTokens = 6;
+  const std::span<const int32_t> end = prompt.last(std::min(prompt.size(), kTokens));
+  return tokenizer.decode(end, skip_special_tokens).ends_with("\xef\xbf\xbd") ? std::span<const int32_t>() : end;
+}
+
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens, std::span<const int32_t> before)
+    : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens), tokens_(before.begin(), before.end()), emitted_(before.size()) {}
 
 std::string StreamDecoder::push(int32_t token) {
   tokens_.push_back(token);

@@ -54,11 +54,16 @@ class Tokenizer {
 /// Whether a checkpoint directory, or a GGUF, has any of the files that a tokenizer's vocabulary is kept in, of whatever kind.
 bool has_tokenizer_files(const std::string& directory);
 
+/// The last tokens of a prompt, as many as an answer's text may depend on: what decoders strip from the beginning of a text (the blank of SentencePiece's first
+/// word) stays where the text goes on. None where the prompt ends within a character.
+std::span<const int32_t> end_of_prompt(const Tokenizer& tokenizer, std::span<const int32_t> prompt, bool skip_special_tokens);
+
 /// Decodes a growing token list piece by piece without ever emitting half a UTF-8 character. The pieces'
-/// concatenation equals decode() of the whole list. One thread.
+/// concatenation equals decode() of the whole list, without what is decoded of `before`. One thread.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true);
+  /// `before`: tokens that come first and are not given out, from end_of_prompt().
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true, std::span<const int32_t> before = {});
   /// The text that became certain with this token (may be empty).
   std::string push(int32_t token);
   /// What is left at the end (incomplete bytes as U+FFFD).
