@@ -112,7 +112,7 @@ def what_is_wrong(chat):
     _, records = chat.batch(asked, "one.out", "--chat-template", other)
     check(records[0]["response"]["body"]["usage"]["prompt_tokens"] < 9 and records[1]["custom_id"] == "line-2", records)
     # Answers of one template are not taken for those of another.
-    for flags, difference in (((), "other options"), (("--chat-template", chat.write("changed.jinja", "{{ messages[0].content }}!")), "another chat template")):
+    for flags, difference in (((), "another chat template"), (("--chat-template", chat.write("changed.jinja", "{{ messages[0].content }}!")), "another chat template")):
         said = chat.flexgen("run-batch", "-m", chat.model, "-i", asked, "-o", chat.path("one.out"), "--cpu-memory", "64MiB", "--hardware", "generic", *flags, code=1)[1]
         check(difference in said, said)
     said = chat.flexgen("run-batch", "-m", chat.model, "-i", asked, "-o", chat.path("broken.out"), "--cpu-memory", "64MiB", "--hardware", "generic", "--chat-template", chat.write("broken.jinja", "a\n{% if %}"), code=1)[1]
