@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/report.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -53,6 +54,8 @@ std::string sentence_of(const std::exception& error) {
     return fmt::format("{}: no more threads or processes are allowed (ulimit -u, pids.max of the cgroup)", error.what());
   return error.what();
 }
+
+void write_sentence_of(const std::exception& error) { write_note(fmt::format("flexgen: {}\n", sentence_of(error))); }
 
 void end_with_a_sentence() { std::set_terminate(end); }
 

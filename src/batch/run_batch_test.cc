@@ -55,6 +55,17 @@ class RunBatch : public testing::Test {
     });
   }
   std::string manifest() const { return out_ + ".job"; }
+  /// The model's chat template tells the year.
+  void tell_years() {
+    model_.limits.chat = std::make_shared<const ChatTemplate>(
+        std::map<std::string, std::string>{{"default", "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"}}, "a file",
+        ChatTemplate::SpecialTokens());
+  }
+  /// When the input was last changed, in seconds since 1970.
+  void date_in_to(std::time_t time) const {
+    const timespec times[2]{{time, 0}, {time, 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
+  }
 
   TemporaryDirectory directory_;
   std::string in_ = directory_.file("in.jsonl"), out_ = directory_.file("out.jsonl"), text_;
@@ -426,13 +437,7 @@ TEST_F(RunBatch, TheDateOfPromptsStaysThatOfTheJobsBeginning) {
   std::string text;
   for (const char* id : {"a", "b", "c", "d"}) text += std::regex_replace(chat(id), std::regex("/v1/completions"), "/v1/chat/completions");
   write_text(in_, text);
-  model_.limits.chat = std::make_shared<const ChatTemplate>(
-      std::map<std::string, std::string>{{"default", "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"}}, "a file",
-      ChatTemplate::SpecialTokens());
-  const auto date_in_to = [&](std::time_t time) {
-    const timespec times[2]{{time, 0}, {time, 0}};
-    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
-  };
+  tell_years();
   std::set<std::string> years;
   FakeRunner first, second;
   for (FakeRunner* runner : {&first, &second})
@@ -462,13 +467,7 @@ TEST_F(RunBatch, AStopWhileTheInputIsReadAgainLosesNothing) {
    private:
     std::atomic<bool>& stop_;
   };
-  model_.limits.chat = std::make_shared<const ChatTemplate>(
-      std::map<std::string, std::string>{{"default", "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"}}, "a file",
-      ChatTemplate::SpecialTokens());
-  const auto date_in_to = [&](std::time_t time) {
-    const timespec times[2]{{time, 0}, {time, 0}};
-    ASSERT_EQ(utimensat(AT_FDCWD, in_.c_str(), times, 0), 0);
-  };
+  tell_years();
   date_in_to(1'000'000'000);
   run();
   const std::string answers = read_text(out_);

@@ -53,7 +53,7 @@ int guarded(const std::function<int()>& work) {
   try {
     return work();
   } catch (const std::exception& error) {
-    flexgen::write_note(fmt::format("flexgen: {}\n", flexgen::sentence_of(error)));
+    flexgen::write_sentence_of(error);
     return flexgen::kExitFailed;
   }
 }

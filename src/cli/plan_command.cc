@@ -129,15 +129,15 @@ int plan_command(const PlanOptions& given) {
   if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
   engine = with_types(engine, choice.types);
   const DType compute = compute_dtype_of(engine, *model);
-  model = model_to_plan(engine, open_model);
+  model = model_to_plan(engine, open_model());
   check_matmul_dtype(engine, *model);
-  const Precision precision = precision_of(engine, *model, compute, kv_dtype_of(engine.kv_cache_dtype, compute));
+  const Precision precision = precision_of(engine, *model, compute);
 
   std::map<DType, std::unique_ptr<Model>> others;
   PlanVariants variants;
   variants.with_weights = [&](DType dtype) -> const Model* {
     auto& other = others[dtype];
-    if (!other) other = model_to_plan(with_types(engine, {std::string(dtype_name(dtype)), engine.kv_cache_dtype}), open_model);
+    if (!other) other = model_to_plan(with_types(engine, {std::string(dtype_name(dtype)), engine.kv_cache_dtype}), open_model());
     return other.get();
   };
   const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model, precision.kv));

@@ -127,7 +127,7 @@ void Engine::open_device() {
       options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
 }
 
-Precision Engine::precision() const { return precision_of(options_, *model_, compute_dtype_, kv_dtype_); }
+Precision Engine::precision() const { return precision_of(options_, *model_, compute_dtype_); }
 
 Precision Engine::processor_precision() const {
   Precision precision = this->precision();

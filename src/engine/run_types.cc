@@ -64,13 +64,10 @@ void check_matmul_dtype(const EngineOptions& options, const Model& model) {
         "--matmul-dtype int8: int4 and int8 weights are multiplied in integers, and those that are shipped as MXFP4, Q4_0, Q8_0 or IQ4_NL; of these there are none here; add --weight-dtype int4 or int8");
 }
 
-Precision precision_of(const EngineOptions& options, const Model& model) {
-  const DType compute = compute_dtype_of(options, model);
-  return precision_of(options, model, compute, kv_dtype_of(options.kv_cache_dtype, compute));
-}
+Precision precision_of(const EngineOptions& options, const Model& model) { return precision_of(options, model, compute_dtype_of(options, model)); }
 
-Precision precision_of(const EngineOptions& options, const Model& model, DType compute, DType kv) {
-  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv);
+Precision precision_of(const EngineOptions& options, const Model& model, DType compute) {
+  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
   if (const auto weights = weight_dtype_of(options)) {
     precision.weights = *weights;
     precision.experts.reset();

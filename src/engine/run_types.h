@@ -20,7 +20,7 @@ std::optional<DType> weight_dtype_of(const EngineOptions& options);
 void check_matmul_dtype(const EngineOptions& options, const Model& model);
 /// The arithmetic and the types of a run. The first: of a whole model, as its files have it. The second: whether its weights are prepared already or not, and of a pipeline stage too.
 Precision precision_of(const EngineOptions& options, const Model& model);
-Precision precision_of(const EngineOptions& options, const Model& model, DType compute, DType kv);
+Precision precision_of(const EngineOptions& options, const Model& model, DType compute);
 /// How the ranges of int4 and int8 weights are chosen; `weights`: weight_dtype_of(). Error{user} too for a way that is given where no weights are quantized.
 GroupRange weight_range_of(const EngineOptions& options, std::optional<DType> weights);
 

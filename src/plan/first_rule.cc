@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "base/units.h"
 #include "plan/expert_loading.h"
@@ -136,15 +137,14 @@ class RuleSearch {
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
     // Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
-    std::vector<std::pair<int, int64_t>> tries;
-    for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
-      for (int buffers : request_.buffer_counts()) tries.emplace_back(buffers, most_rows);
-    if (request_.fewest_buffers() < request_.buffer_counts().back())
-      for (int64_t most_rows : {kMaxBlockRows, int64_t{64}}) tries.emplace_back(request_.fewest_buffers(), most_rows);
-    for (const auto& [buffers, most_rows] : tries) {
-      try_blocks(buffers, most_rows);
-      if (best_) return *best_;
-    }
+    const std::vector<int> counts = request_.buffer_counts_in_need();
+    const std::span<const int> all(counts), usual = all.first(request_.buffer_counts().size());
+    for (std::span<const int> some : {usual, all.subspan(usual.size())})
+      for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
+        for (int buffers : some) {
+          try_blocks(buffers, most_rows);
+          if (best_) return *best_;
+        }
     // Last resort, and the truth about the smallest budget.
     for (bool with_prefixes : {true, false}) {
       shares_ = with_prefixes;

@@ -81,14 +81,14 @@ void AnswerStream::add(const AnswerPiece& piece) {
 Completion AnswerStream::with_placed_tokens(State& state, const AnswerPiece& piece) const {
   Completion placed = piece.completion;
   if (call_.request.params.top_logprobs < 0) return placed;
-  if (!state.began) state.prompt_characters = echoed_characters(record_, call_.request, call_.request.prompts[static_cast<size_t>(prompt_of(piece.sequence))]);
+  const BatchPrompt& prompt = call_.request.prompts[static_cast<size_t>(prompt_of(piece.sequence))];
+  if (!state.began) state.prompt_characters = echoed_characters(record_, call_.request, prompt);
   state.shown_characters += count_characters(placed.text);
   state.tokens.insert(state.tokens.end(), placed.tokens.begin(), placed.tokens.end());
   state.logprobs.insert(state.logprobs.end(), std::make_move_iterator(placed.logprobs.begin()), std::make_move_iterator(placed.logprobs.end()));
   if (record_.tokenizer && !state.offsets) {
     const bool skip = call_.request.params.skip_special_tokens;
-    const std::vector<int32_t>& prompt = call_.request.prompts[static_cast<size_t>(prompt_of(piece.sequence))].tokens;
-    state.offsets.emplace(*record_.tokenizer, skip, end_of_prompt(*record_.tokenizer, prompt, skip));
+    state.offsets.emplace(*record_.tokenizer, skip, end_of_prompt(*record_.tokenizer, prompt.tokens, skip));
   }
   if (state.offsets) {
     for (const int32_t token : placed.tokens) state.offsets->add(token);

@@ -40,8 +40,7 @@ MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model,
   return types;
 }
 
-std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model) {
-  std::unique_ptr<Model> model = open_model();
+std::unique_ptr<Model> model_to_plan(const EngineOptions& options, std::unique_ptr<Model> model) {
   model->set_attention_sparsity(options.attention_sparsity);
   learn_expert_chances(options, *model, false);
   imagine_prepared_weights(*model, weight_dtype_of(options));
@@ -58,12 +57,16 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
   };
   std::vector<Candidate> candidates;
   std::map<std::string, std::unique_ptr<Model>> models;
-  const DType compute = compute_dtype_of(options, *open_model());  // before matrices are imagined in another type
+  DType compute = DType::kF32;  // of the files, before matrices are imagined in another type
   for (const DtypePair& pair : pairs) {
     const EngineOptions one = with_types(options, pair);
     std::unique_ptr<Model>& model = models[pair.weights];
-    if (!model) model = model_to_plan(one, open_model);
-    const Precision precision = precision_of(one, *model, compute, kv_dtype_of(one.kv_cache_dtype, compute));
+    if (!model) {
+      model = open_model();
+      compute = compute_dtype_of(options, *model);
+      model = model_to_plan(one, std::move(model));
+    }
+    const Precision precision = precision_of(one, *model, compute);
     Candidate candidate{{pair, 0, "is not for --matmul-dtype int8"}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       check_matmul_dtype(one, *model);

@@ -42,8 +42,8 @@ std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags);
 /// What must be known of a machine to plan with any of `pairs`. Throws Error{user} for unknown names.
 MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model, const std::vector<DtypePair>& pairs);
 
-/// A model whose matrices have the type of `options`, for planning: nothing is prepared.
-std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model);
+/// The model, as its files have it, with matrices of the type of `options`, for planning: nothing is prepared.
+std::unique_ptr<Model> model_to_plan(const EngineOptions& options, std::unique_ptr<Model> model);
 
 /// Plans the job with each of `pairs` in a few seconds altogether. Throws Error{user} if none fits: of the narrowest, what is short.
 DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model,

@@ -43,12 +43,7 @@ std::string own_statistics_file(const std::string& model) {
 
 }  // namespace
 
-int64_t default_cpu_memory(const EngineFlags& flags, int processes) {
-  const int64_t overhead = flags.backend == "cuda" ? kGpuOverheadBytes : kFixedOverheadBytes;
-  return default_cpu_memory_bytes(read_memory_status(), processes * overhead) / processes;
-}
-
-EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory) {
+EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory, int processes) {
   EngineOptions options;
   options.model_directory = model_directory;
   options.ignored_config_fields = flags.model.ignored_config_fields;
@@ -79,7 +74,10 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
   options.budgets.gpu_bytes = flags.gpu_memory_bytes;
-  if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory(flags, 1);
+  if (options.budgets.cpu_bytes == 0) {
+    const int64_t overhead = flags.backend == "cuda" ? kGpuOverheadBytes : kFixedOverheadBytes;
+    options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status(), processes * overhead) / processes;
+  }
   if (!flags.disk_directory.empty()) {
     std::error_code error;
     if (!file_is_there(flags.disk_directory)) fail_user("--disk-dir {}: there is no such directory; make it first", flags.disk_directory);

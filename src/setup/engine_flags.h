@@ -45,11 +45,8 @@ struct EngineFlags {
 /// "bf16,int4" -> bf16, int4.
 std::vector<std::string> split_list(const std::string& text);
 
-/// --cpu-memory where it is left out, in bytes, of each of `processes` on this machine: their shares of what is free, but for what each takes beside its budget.
-int64_t default_cpu_memory(const EngineFlags& flags, int processes);
-
-/// Flags as the engine takes them: budgets that were left out are set from what is free. Throws Error{user} for a
-/// directory that is none.
-EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory);
+/// Flags as the engine of each of `processes` on this machine takes them: budgets that were left out are its share of what is free, of RAM without what each takes
+/// beside its budget. Throws Error{user} for a directory that is none.
+EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory, int processes = 1);
 
 }  // namespace flexgen

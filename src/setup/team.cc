@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/last_words.h"
 #include "base/log.h"
-#include "base/report.h"
 #include "base/thread.h"
 #include "base/units.h"
 #include "measure/machine.h"
@@ -164,7 +163,7 @@ std::unique_ptr<Team> Team::join(const TeamFlags& flags) {
     return std::unique_ptr<Team>(new Team(world, flags));
   } catch (const std::exception& error) {
     // Nobody hears of it later: without its team the world ends the process.
-    if (end_for_all(world->port(), world.get(), error)) write_note(fmt::format("flexgen: {}\n", sentence_of(error)));
+    if (end_for_all(world->port(), world.get(), error)) write_sentence_of(error);
     throw;
   }
 }
@@ -189,8 +188,7 @@ std::vector<int> Team::other_leads() const {
 }
 
 EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& model_directory) {
-  EngineOptions options = flexgen::engine_options(flags, model_directory);
-  if (flags.cpu_memory_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory(flags, local_size_);
+  EngineOptions options = flexgen::engine_options(flags, model_directory, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
   if (flags.threads == 0 && flags.backend != "reference") options.threads = share_of_cores(local_size_);
   if (num_stages_ > 1) {

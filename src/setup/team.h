@@ -95,7 +95,7 @@ int together(Team& team, Work work) {
   try {
     return work();
   } catch (const std::exception& error) {
-    if (team.fail(error)) write_note(fmt::format("flexgen: {}\n", sentence_of(error)));
+    if (team.fail(error)) write_sentence_of(error);
     return kExitFailed;
   }
 }

@@ -83,27 +83,25 @@ Value with(const Dict& dict, std::string_view name, Value value) {
 }
 
 /// OpenAI gives a call's arguments as a text of JSON; templates want what it says. A call without any has an empty object, as in vLLM.
+Value parsed_arguments(const Value* arguments) {
+  const jinja::Text* text = arguments ? arguments->text() : nullptr;
+  if (!text || text->bytes.empty()) return jinja::make_dict({});
+  try {
+    if (Value inner = jinja::parse_json_value(text->bytes, kMaxArgumentValues); inner.dict()) return inner;
+  } catch (const jinja::Failure&) {  // no JSON: it stays a text
+  }
+  return *arguments;
+}
+
 Value parsed_calls(const Value& calls) {
   if (!calls.list()) return calls;
   std::vector<Value> parsed;
   for (const Value& call : calls.list()->items) {
     const Value* function = call.dict() ? call.dict()->find(std::string_view("function")) : nullptr;
     const Value* arguments = function && function->dict() ? function->dict()->find(std::string_view("arguments")) : nullptr;
-    const bool none = function && function->dict() && (!arguments || arguments->none() || (arguments->text() && arguments->text()->bytes.empty()));
-    if (none) {
-      parsed.push_back(with(*call.dict(), "function", with(*function->dict(), "arguments", jinja::make_dict({}))));
-      continue;
-    }
-    if (!arguments || !arguments->text()) {
-      parsed.push_back(call);
-      continue;
-    }
-    Value value = *arguments;
-    try {
-      if (Value inner = jinja::parse_json_value(arguments->text()->bytes, kMaxArgumentValues); inner.dict()) value = std::move(inner);
-    } catch (const jinja::Failure&) {  // no JSON: it stays a text
-    }
-    parsed.push_back(with(*call.dict(), "function", with(*function->dict(), "arguments", std::move(value))));
+    const bool is_parsed = arguments && !arguments->none() && !arguments->text();
+    if (!function || !function->dict() || is_parsed) parsed.push_back(call);
+    else parsed.push_back(with(*call.dict(), "function", with(*function->dict(), "arguments", parsed_arguments(arguments))));
   }
   return jinja::make_list(std::move(parsed));
 }
