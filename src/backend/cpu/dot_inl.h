@@ -62,6 +62,30 @@ class EvenFetch {
   int64_t bytes_, fetched_ = 0;
 };
 
+/// Asks memory for `num_rows` stretches of `bytes`, `stride` apart, four lines at a time: as many as are read meanwhile, as memory takes only so many requests at once; and in the order in which they lie, as it is
+/// slow at anything else.
+class Fetch {
+ public:
+  Fetch() = default;
+  Fetch(const std::byte* data, int64_t bytes, int64_t num_rows, int64_t stride)
+      : at_(data), end_(data + bytes), bytes_(bytes), stride_(stride), rows_left_(data == nullptr || bytes == 0 ? 0 : num_rows) {}
+
+  HWY_INLINE void four() {
+    if (rows_left_ == 0) return;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) _mm_prefetch(at_ + 64 * i, _MM_HINT_T1);
+    at_ += 256;
+    if (at_ < end_) return;
+    --rows_left_;
+    end_ += stride_;
+    at_ = end_ - bytes_;
+  }
+
+ private:
+  const std::byte *at_ = nullptr, *end_ = nullptr;
+  int64_t bytes_ = 0, stride_ = 0, rows_left_ = 0;
+};
+
 /// A pair of columns of a row of x, in each lane.
 HWY_INLINE __m512bh pair_of_all(const std::byte* x) {
   int32_t pair;

@@ -45,19 +45,18 @@ void check_room_for_onednn() {
   munmap(room, kRoom);
 }
 
-/// Each of oneDNN's ISA values has the bits of those it includes.
-bool has_amx() {
+/// No, where DNNL_MAX_CPU_ISA says so. Each of oneDNN's ISA values has the bits of those it includes.
+bool onednn_uses_amx() {
   constexpr auto kNeeded = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
   return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kNeeded) == kNeeded;
 }
 
 }  // namespace
 
-Linear::Linear(WorkerTeam& team)
-    : team_(team), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), few_rows_(has_amx() ? kFewRowsOfAmx : kFewRows),
-      scratch_(static_cast<size_t>(team.size())) {
+Linear::Linear(WorkerTeam& team) : team_(team), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
-  if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
+  if (onednn_uses_amx() && amx_product::is_supported()) amx_ = std::make_unique<LinearAmx>(team);
+  else if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
   // The first product makes the code that all share: here, before there is a job to lose.
   agrees(kPanelGrain, kTileRows);
 }
@@ -133,7 +132,8 @@ bool Linear::packed_agrees(int64_t cols) {
   multiply(product(kOnlyPanel, cols), 0, x.data(), w.data(), expected.data());
   const WeightView weight{kType, kTileRows, cols, {{w.data(), kTileRows}}};
   bool agrees = true;
-  for (int64_t rows = 1; rows <= kOnlyPanel && agrees; rows += rows < kFewRowsOfAmx ? 1 : dot_product::kBlockRows) {
+  constexpr int64_t kEach = 24;
+  for (int64_t rows = 1; rows <= kOnlyPanel && agrees; rows += rows < kEach ? 1 : dot_product::kBlockRows) {
     packed_->run(x.data(), rows, weight, {}, false, actual.data());
     agrees = std::equal(actual.begin(), actual.begin() + rows * kTileRows, expected.begin());
   }
@@ -159,7 +159,8 @@ std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, int64_t cols) {
 void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
-  if (packed_ && (num_rows <= few_rows_ || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols))
+  if (amx_ && LinearAmx::takes(weight)) return amx_->run(x, num_rows, weight, bias, accumulate, y);
+  if (packed_ && (num_rows <= kFewRows || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols))
     return packed_->run(x, num_rows, weight, bias, accumulate, y);
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);

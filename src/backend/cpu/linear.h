@@ -1,5 +1,6 @@
 #pragma once
-// Linear: x W^T of the cpu backend in bf16: our own product where that gives oneDNN's bits and is faster; else oneDNN on tiles of fixed shapes, weights used where they lie.
+// Linear: x W^T of the cpu backend in bf16: our own products where they give oneDNN's bits and are faster (with AMX, all but those of an odd number of columns); else oneDNN on tiles of fixed shapes, weights used
+// where they lie.
 // A tile is `kTileRows` rows of W times one panel of rows of x; a tile runs in one thread, tiles
 // run in parallel. So a result does not depend on the number of rows, of threads, or on where W is
 // cut. Not for two threads at once.
@@ -9,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/cpu/linear_amx.h"
 #include "backend/cpu/linear_packed.h"
 #include "backend/cpu/worker_team.h"
 #include "backend/kernels.h"
@@ -27,9 +29,7 @@ class Linear {
   static constexpr int64_t kTileRows = 64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
   static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
-  static constexpr int64_t kFewRows = 128,
-                           kFewRowsOfAmx =
-                               24;  ///< up to these oneDNN is the slower, as it copies the weights; AMX, which it uses and we don't, is the faster for more
+  static constexpr int64_t kFewRows = 128;    ///< up to these oneDNN is the slower, as it copies the weights
   static constexpr int64_t kShortRow = 1024;  ///< up to so many columns oneDNN's panels differ in bits, so rows of x are padded to one size
   static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
@@ -64,10 +64,10 @@ class Linear {
   WorkerTeam& team_;
   dnnl::engine engine_;
   dnnl::stream stream_;
-  int64_t few_rows_;                                                          ///< up to so many rows of any length are packed_'s
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
   std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
   std::map<int64_t, bool> packed_agrees_;                                     ///< by K
+  std::unique_ptr<LinearAmx> amx_;                                            ///< of all rows of an even number of columns; null: this machine has no AMX
   std::unique_ptr<LinearPacked<DotRows>> packed_;                             ///< null: this machine has no such instructions
   std::vector<WorkerScratch> scratch_;
   std::vector<std::byte> last_panel_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/cpu/amx_product.h"
 #include "backend/cpu/dot_product.h"
 #include "backend/cpu/float_product.h"
 #include "backend/cpu/int4_product.h"
@@ -81,6 +82,28 @@ struct DotRows {
   }
 };
 static_assert(dot_product::kMaxRows == kMaxProductRows);
+
+/// Products of bf16, where amx_product::is_supported().
+struct AmxRows {
+  static constexpr DType kElements = DType::kBF16;
+  static constexpr int64_t kTileRows = amx_product::kTileRows;
+  static bool packs(DType dtype) { return dtype == DType::kBF16; }
+
+  struct Scratch {};
+  /// As FloatRows'.
+  static RowPacking packing(int64_t num_rows, int64_t) {
+    return num_rows == 1 ? RowPacking::kNone : num_rows <= amx_product::kBlockRows ? RowPacking::kByEach : RowPacking::kTogether;
+  }
+  static int64_t pack_pieces(int64_t num_rows, int64_t) { return ceil_div(num_rows, amx_product::kBlockRows); }
+  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, int64_t piece, std::byte* packed) {
+    const int64_t first = piece * amx_product::kBlockRows, at = size_bytes(kElements, first * cols);
+    amx_product::pack_block(x + at, std::min(amx_product::kBlockRows, num_rows - first), cols, packed + at);
+  }
+  static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch&, float* y) {
+    amx_product::multiply(x, num_rows, tile, y);
+  }
+  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, float*) { return false; }
+};
 
 template <typename Product>
 class LinearPacked {

@@ -1,0 +1,317 @@
+#include "backend/cpu/amx_product.h"
+
+#include "base/error.h"
+
+namespace flexgen::amx_product {
+
+#if !defined(__x86_64__) || !defined(__linux__)
+
+namespace {
+[[noreturn]] void refuse() { FLEXGEN_CHECK(false, "no AMX on this kind of machine"); }
+}  // namespace
+bool is_supported() { return false; }
+void pack_block(const std::byte*, int64_t, int64_t, std::byte*) { refuse(); }
+void multiply(const std::byte*, int64_t, const ProductTile&, float*) { refuse(); }
+void pack_padded_block(const std::byte*, int64_t, int64_t, std::byte*) { refuse(); }
+void copy_chunk(const ProductTile&, int64_t, int64_t, TileChunk*) { refuse(); }
+void add_chunk(const std::byte*, const std::byte*, const TileChunk&, int64_t, bool, const Ahead&, BlockSums*) { refuse(); }
+void turn(const BlockSums&, int64_t, float*) { refuse(); }
+void begin_chunks() { refuse(); }
+void end_chunks() { refuse(); }
+
+#endif
+
+}  // namespace flexgen::amx_product
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "backend/cpu/dot_inl.h"
+
+namespace flexgen::amx_product {
+namespace {
+
+using dot_product::EvenFetch;
+using dot_product::Fetch;
+
+/// CPUID's leaf 7: AMX-BF16 and AMX-TILE.
+bool has_instructions() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kNeeded = 1u << 22 | 1u << 24;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kNeeded) == kNeeded && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+}
+
+/// Linux gives a process the tile registers' 8 KiB of state when it asks for them (ARCH_REQ_XCOMP_PERM, arch/x86/include/uapi/asm/prctl.h).
+bool ask_system() {
+  constexpr long kAsk = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+}
+
+}  // namespace
+
+bool is_supported() {
+  static const bool supported = has_instructions() && ask_system();
+  return supported;
+}
+
+}  // namespace flexgen::amx_product
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+namespace flexgen::amx_product {
+namespace {
+
+constexpr int64_t kStepBytes = 2 * kStep;
+
+/// What a tile register holds, by its number. Sums: rows of W by rows of x.
+enum Register : uint8_t { kSums00 = 0, kSums10 = 1, kSums01 = 2, kSums11 = 3, kW0 = 4, kW1 = 5, kX0 = 6, kX1 = 7 };
+
+// GCC 12's own intrinsics tell the compiler neither which bytes they read nor that they must stay between stores.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start_row = 0;
+  std::array<uint8_t, 14> reserved{};
+  std::array<uint16_t, 16> row_bytes{};
+  std::array<uint8_t, 16> rows{};
+};
+static_assert(sizeof(TileShapes) == 64);
+HWY_INLINE void set_shapes(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
+HWY_INLINE void release() { asm volatile("tilerelease"); }
+template <int kRegister>
+HWY_INLINE void clear() {
+  asm volatile("tilezero %%tmm%c0" : : "i"(kRegister));
+}
+template <int kRegister>
+HWY_INLINE void load(const void* data, int64_t stride) {
+  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
+}
+/// The same of what is used once, so that it does not drive the rest out of the nearest cache.
+template <int kRegister>
+HWY_INLINE void load_once(const void* data, int64_t stride) {
+  asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
+}
+template <int kRegister>
+HWY_INLINE void store(void* data, int64_t stride) {
+  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
+}
+template <int kSums, int kW, int kX>
+HWY_INLINE void add_products() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kW), "i"(kX));
+}
+
+/// The columns past the last whole step: zeros follow them.
+struct LastStep {
+  alignas(64) std::byte w[kTileRows * kStepBytes];
+  alignas(64) std::byte x[2][kStepBytes / 4 * kBlockRows * 4];
+};
+
+/// One or two blocks of x, the first with `rows0` rows, packed one after the other.
+struct Blocks {
+  const std::byte *x0, *x1;
+  int64_t rows0, rows1;
+};
+
+TileShapes shapes_of(const Blocks& blocks, int64_t tile_rows) {
+  TileShapes shapes;
+  // A register has one row at least: where a tile has none for the second, it reads the first row again, for nobody.
+  const auto w0 = static_cast<uint8_t>(std::min(tile_rows, kBlockRows)), w1 = static_cast<uint8_t>(std::max<int64_t>(1, tile_rows - kBlockRows));
+  const auto x0 = static_cast<uint16_t>(4 * blocks.rows0), x1 = static_cast<uint16_t>(4 * std::max<int64_t>(1, blocks.rows1));
+  const auto set = [&](Register which, uint8_t rows, uint16_t bytes) { shapes.rows[which] = rows, shapes.row_bytes[which] = bytes; };
+  set(kSums00, w0, x0);
+  set(kSums10, w1, x0);
+  set(kSums01, w0, x1);
+  set(kSums11, w1, x1);
+  set(kW0, w0, kStepBytes);
+  set(kW1, w1, kStepBytes);
+  set(kX0, kStep / 2, x0);
+  set(kX1, kStep / 2, x1);
+  return shapes;
+}
+
+template <bool kTwoBlocks>
+HWY_INLINE void add_step(const std::byte* w0, const std::byte* w1, int64_t w_stride, const std::byte* x0, int64_t x0_stride, const std::byte* x1,
+                         int64_t x1_stride) {
+  load<kX0>(x0, x0_stride);
+  load_once<kW0>(w0, w_stride);
+  load_once<kW1>(w1, w_stride);
+  if constexpr (kTwoBlocks) load<kX1>(x1, x1_stride);
+  add_products<kSums00, kW0, kX0>();
+  add_products<kSums10, kW1, kX0>();
+  if constexpr (kTwoBlocks) {
+    add_products<kSums01, kW0, kX1>();
+    add_products<kSums11, kW1, kX1>();
+  }
+}
+
+/// Sums [16 rows of W, num_rows] become columns [first, first + 16) of y [num_rows, kTileRows].
+HWY_INLINE void turn_sums(const float (&sums)[16 * kBlockRows], int64_t num_rows, float* y) {
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(sums + i * kBlockRows);
+  dot_product::transpose(v);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i)
+    if (i < num_rows) _mm512_storeu_si512(y + i * kTileRows, v[i]);
+}
+
+template <int kRegister0, int kRegister1>
+HWY_INLINE void write_sums(int64_t num_rows, float* y) {
+  constexpr int64_t kStride = sizeof(float) * kBlockRows;
+  alignas(64) float sums[16 * kBlockRows];
+  store<kRegister0>(sums, kStride);
+  turn_sums(sums, num_rows, y);
+  store<kRegister1>(sums, kStride);
+  turn_sums(sums, num_rows, y + kBlockRows);
+}
+
+/// A row's last columns and zeros after them.
+void copy_last(const std::byte* from, int64_t bytes, std::byte* to, int64_t room) {
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+  std::memset(to + bytes, 0, static_cast<size_t>(room - bytes));
+}
+
+template <bool kTwoBlocks>
+void multiply_blocks(const Blocks& blocks, const ProductTile& tile, EvenFetch& fetch, int64_t first_step, int64_t all_steps, float* y) {
+  const int64_t w_stride = 2 * tile.cols, steps = tile.cols / kStep, rest = tile.cols % kStep;
+  const std::byte *w0 = tile.rows, *w1 = tile.num_rows > kBlockRows ? tile.rows + kBlockRows * w_stride : tile.rows, *x0 = blocks.x0, *x1 = blocks.x1;
+  const int64_t x0_stride = 4 * blocks.rows0, x1_stride = 4 * blocks.rows1;
+  clear<kSums00>();
+  clear<kSums10>();
+  if constexpr (kTwoBlocks) {
+    clear<kSums01>();
+    clear<kSums11>();
+  }
+  for (int64_t step = 0; step < steps; ++step) {
+    add_step<kTwoBlocks>(w0, w1, w_stride, x0, x0_stride, x1, x1_stride);
+    fetch.reach(first_step + step + 1, all_steps);
+    w0 += kStepBytes;
+    w1 += kStepBytes;
+    x0 += kStep / 2 * x0_stride;
+    x1 += kStep / 2 * x1_stride;
+  }
+  if (rest > 0) {
+    LastStep last;
+    for (int64_t r = 0; r < tile.num_rows; ++r) copy_last(tile.rows + r * w_stride + steps * kStepBytes, 2 * rest, last.w + r * kStepBytes, kStepBytes);
+    copy_last(x0, rest / 2 * x0_stride, last.x[0], kStep / 2 * x0_stride);
+    if constexpr (kTwoBlocks) copy_last(x1, rest / 2 * x1_stride, last.x[1], kStep / 2 * x1_stride);
+    add_step<kTwoBlocks>(last.w, tile.num_rows > kBlockRows ? last.w + kBlockRows * kStepBytes : last.w, kStepBytes, last.x[0], x0_stride, last.x[1],
+                         x1_stride);
+  }
+  write_sums<kSums00, kSums10>(blocks.rows0, y);
+  if constexpr (kTwoBlocks) write_sums<kSums01, kSums11>(blocks.rows1, y + kBlockRows * kTileRows);
+}
+
+/// Pairs of columns [pair, pair + count), count <= 16, of num_rows <= 16 rows: v[i] is pair i of each row, zero where there is none.
+HWY_INLINE void read_pairs(const std::byte* x, int64_t num_rows, int64_t cols, int64_t pair, int64_t count, __m512i (&v)[16]) {
+  const auto there = static_cast<__mmask16>((1u << count) - 1);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = i < num_rows ? _mm512_maskz_loadu_epi32(there, x + 2 * i * cols + 4 * pair) : _mm512_setzero_si512();
+  dot_product::transpose(v);
+}
+
+}  // namespace
+
+void pack_block(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed) {
+  const int64_t pairs = cols / 2;
+  if (num_rows == 1) return static_cast<void>(std::memcpy(packed, x, static_cast<size_t>(2 * cols)));
+  const auto rows = static_cast<__mmask16>((1u << num_rows) - 1);
+  for (int64_t pair = 0; pair < pairs; pair += 16) {
+    const int64_t count = std::min<int64_t>(16, pairs - pair);
+    __m512i v[16];
+    read_pairs(x, num_rows, cols, pair, count, v);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i)
+      if (i < count) _mm512_mask_storeu_epi32(packed + (pair + i) * 4 * num_rows, rows, v[i]);
+  }
+}
+
+void pack_padded_block(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed) {
+  const int64_t pairs = cols / 2;
+  for (int64_t pair = 0; pair < pairs; pair += 16) {
+    __m512i v[16];
+    read_pairs(x, num_rows, cols, pair, std::min<int64_t>(16, pairs - pair), v);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_store_si512(packed + (pair + i) * 4 * kBlockRows, v[i]);
+  }
+}
+
+void copy_chunk(const ProductTile& tile, int64_t first, int64_t count, TileChunk* chunk) {
+  const int64_t whole = count / kStep, rest = count % kStep;
+  const auto part = static_cast<__mmask32>((uint64_t{1} << rest) - 1);
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    const std::byte* from = tile.rows + 2 * (r * tile.cols + first);
+    std::byte* to = chunk->w + r * kStepBytes;
+    const bool is_there = r < tile.num_rows;
+    for (int64_t step = 0; step < whole; ++step, from += kStepBytes, to += kTileRows * kStepBytes)
+      _mm512_store_si512(to, is_there ? _mm512_loadu_si512(from) : _mm512_setzero_si512());
+    if (rest > 0) _mm512_store_si512(to, is_there ? _mm512_maskz_loadu_epi16(part, from) : _mm512_setzero_si512());
+  }
+}
+
+void begin_chunks() { set_shapes(shapes_of({nullptr, nullptr, kBlockRows, kBlockRows}, kTileRows)); }
+void end_chunks() { release(); }
+
+void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& ahead, BlockSums* sums) {
+  constexpr int64_t kSumStride = sizeof(float) * kBlockRows, kXStep = 4 * kBlockRows * kStep / 2;
+  if (is_first) {
+    clear<kSums00>();
+    clear<kSums10>();
+    clear<kSums01>();
+    clear<kSums11>();
+  } else {
+    load<kSums00>(sums->sums[kSums00], kSumStride);
+    load<kSums10>(sums->sums[kSums10], kSumStride);
+    load<kSums01>(sums->sums[kSums01], kSumStride);
+    load<kSums11>(sums->sums[kSums11], kSumStride);
+  }
+  Fetch x_ahead(ahead.x, ahead.x_bytes, 1, 0), w_ahead(ahead.w, ahead.w_bytes, ahead.w_rows, ahead.w_stride);
+  const std::byte* w = chunk.w;
+  for (int64_t step = 0; step < num_steps; ++step) {
+    add_step<true>(w, w + kBlockRows * kStepBytes, kStepBytes, x0, 4 * kBlockRows, x1, 4 * kBlockRows);
+    x_ahead.four();
+    x_ahead.four();
+    w_ahead.four();
+    w += kTileRows * kStepBytes;
+    x0 += kXStep;
+    x1 += kXStep;
+  }
+  store<kSums00>(sums->sums[kSums00], kSumStride);
+  store<kSums10>(sums->sums[kSums10], kSumStride);
+  store<kSums01>(sums->sums[kSums01], kSumStride);
+  store<kSums11>(sums->sums[kSums11], kSumStride);
+}
+
+void turn(const BlockSums& sums, int64_t num_rows, float* y) {
+  for (int half = 0; half < 2; ++half) {
+    turn_sums(sums.sums[half], num_rows, y + half * kBlockRows);
+    if (num_rows > kBlockRows) turn_sums(sums.sums[2 + half], num_rows - kBlockRows, y + kBlockRows * kTileRows + half * kBlockRows);
+  }
+}
+
+void multiply(const std::byte* x, int64_t num_rows, const ProductTile& tile, float* y) {
+  EvenFetch fetch(tile);
+  const int64_t steps = tile.cols / kStep, pairs = (num_rows + 2 * kBlockRows - 1) / (2 * kBlockRows);
+  int64_t shaped0 = -1, shaped1 = -1;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const int64_t row = pair * 2 * kBlockRows, rows0 = std::min(kBlockRows, num_rows - row), rows1 = std::min(kBlockRows, num_rows - row - rows0);
+    const std::byte* const x0 = x + row * 2 * tile.cols;
+    const Blocks blocks{x0, x0 + rows0 * 2 * tile.cols, rows0, rows1};
+    if (rows0 != shaped0 || rows1 != shaped1) {
+      set_shapes(shapes_of(blocks, tile.num_rows));
+      shaped0 = rows0, shaped1 = rows1;
+    }
+    float* const out = y + row * kTileRows;
+    if (rows1 > 0) multiply_blocks<true>(blocks, tile, fetch, pair * steps, pairs * steps, out);
+    else multiply_blocks<false>(blocks, tile, fetch, pair * steps, pairs * steps, out);
+  }
+  release();
+}
+
+}  // namespace flexgen::amx_product
+HWY_POP_ATTRIBUTES
+#endif

@@ -1,0 +1,98 @@
+#include "backend/cpu/linear_amx.h"
+
+#include <algorithm>
+
+#include "backend/cpu/vector_rows.h"
+#include "base/units.h"
+
+namespace flexgen {
+
+using amx_product::kBlockRows;
+using amx_product::kTileRows;
+
+LinearAmx::LinearAmx(WorkerTeam& team)
+    : team_(team), few_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), converted_(static_cast<size_t>(team.size())) {}
+
+void LinearAmx::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
+  if (num_rows == 0 || weight.rows == 0) return;
+  if (num_rows <= kFewRows) return few_.run(x, num_rows, weight, bias, accumulate, y);
+  cut_tiles(weight, kTileRows, &tiles_);
+  const float* bias_data = bias_floats(bias, weight.rows, &bias_);
+  // Panels of one size: a last one of few rows would read all of W for them.
+  const int64_t most = std::clamp(kMostPacked / amx_product::padded_bytes(weight.cols) * kBlockRows, kPairRows, kMaxPanel);
+  const int64_t panel = round_up(ceil_div(num_rows, ceil_div(num_rows, most)), kPairRows);
+  for (int64_t row = 0; row < num_rows; row += panel)
+    run_panel(x + size_bytes(DType::kBF16, row * weight.cols), weight, {std::min(panel, num_rows - row), bias_data, accumulate, y + row * weight.rows});
+}
+
+void LinearAmx::run_panel(const std::byte* x, const WeightView& weight, const Panel& panel) {
+  const int64_t cols = weight.cols, block_bytes = amx_product::padded_bytes(cols), blocks = round_up(ceil_div(panel.num_rows, kBlockRows), 2);
+  if (const int64_t bytes = blocks * block_bytes; bytes > packed_bytes_) {
+    packed_ = hwy::AllocateAligned<std::byte>(static_cast<size_t>(bytes));
+    packed_bytes_ = bytes;
+  }
+  const double flops = 2.0 * static_cast<double>(panel.num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
+  // A core does several times what workers_for() reckons with.
+  const int team = team_.workers_for(flops / 8);
+  team_.run(team, blocks, [&](int64_t block, int) {
+    const int64_t first = block * kBlockRows, rows = std::clamp<int64_t>(panel.num_rows - first, 0, kBlockRows);
+    amx_product::pack_padded_block(x + size_bytes(DType::kBF16, first * cols), rows, cols, packed_.get() + block * block_bytes);
+  });
+  const auto num_tiles = std::ssize(tiles_);
+  int64_t run = std::clamp<int64_t>(num_tiles / (4 * team), 1, kMaxTiles);
+  // What is converted stays in the second cache.
+  constexpr int64_t kMostConverted = 1 << 20;
+  if (weight.dtype != DType::kBF16) run = std::clamp<int64_t>(kMostConverted / size_bytes(DType::kBF16, kTileRows * cols), 1, run);
+  team_.run(team, ceil_div(num_tiles, run),
+            [&](int64_t unit, int worker) { multiply_tiles(worker, unit * run, std::min(run, num_tiles - unit * run), weight, panel); });
+}
+
+void LinearAmx::multiply_tiles(int worker, int64_t first, int64_t count, const WeightView& weight, const Panel& panel) {
+  Worker& mine = workers_[static_cast<size_t>(worker)];
+  const int64_t cols = weight.cols, block_bytes = amx_product::padded_bytes(cols), pairs = ceil_div(panel.num_rows, kPairRows);
+  ProductTile tiles[kMaxTiles];
+  std::vector<std::byte>& converted = converted_[static_cast<size_t>(worker)];
+  const int64_t tile_bytes = size_bytes(DType::kBF16, kTileRows * cols);
+  if (weight.dtype != DType::kBF16 && std::ssize(converted) < count * tile_bytes) converted.resize(static_cast<size_t>(count * tile_bytes));
+  for (int64_t t = 0; t < count; ++t) {
+    const LinearTile& tile = tiles_[static_cast<size_t>(first + t)];
+    tiles[t] = {tile.data, cols, tile.num_rows};
+    if (weight.dtype == DType::kBF16) continue;
+    std::byte* const rows = converted.data() + t * tile_bytes;
+    convert_tile(tile, weight, DType::kBF16, rows);
+    tiles[t].rows = rows;
+  }
+  amx_product::begin_chunks();
+  const int64_t chunk = amx_product::chunk_columns(cols);
+  for (int64_t column = 0; column < cols; column += chunk) {
+    const int64_t columns = std::min(chunk, cols - column), steps = ceil_div(columns, amx_product::kStep);
+    const int64_t x_at = 2 * kBlockRows * column, x_bytes = 2 * kBlockRows * amx_product::kStep * steps;
+    const int64_t next_columns = std::clamp<int64_t>(cols - column - chunk, 0, chunk);
+    for (int64_t t = 0; t < count; ++t) amx_product::copy_chunk(tiles[t], column, columns, &mine.chunks[t]);
+    for (int64_t p = 0; p < pairs; ++p) {
+      const std::byte* const x0 = packed_.get() + 2 * p * block_bytes + x_at;
+      const std::byte* const next = p + 1 < pairs ? x0 + 2 * block_bytes : nullptr;
+      for (int64_t t = 0; t < count; ++t) {
+        // Meanwhile the next rows of x are fetched, each block's within one tile, and this pair's share of W's next columns.
+        amx_product::Ahead ahead;
+        if (next != nullptr && t < 2) ahead.x = next + t * block_bytes, ahead.x_bytes = x_bytes;
+        const int64_t first_row = tiles[t].num_rows * p / pairs, end_row = tiles[t].num_rows * (p + 1) / pairs;
+        if (next_columns > 0)
+          ahead.w = tiles[t].rows + 2 * (first_row * cols + column + chunk), ahead.w_bytes = 2 * next_columns, ahead.w_rows = end_row - first_row,
+          ahead.w_stride = 2 * cols;
+        amx_product::add_chunk(x0, x0 + block_bytes, mine.chunks[t], steps, column == 0, ahead, &mine.sums[p * count + t]);
+      }
+    }
+  }
+  amx_product::end_chunks();
+  for (int64_t p = 0; p < pairs; ++p)
+    for (int64_t t = 0; t < count; ++t) {
+      const LinearTile& tile = tiles_[static_cast<size_t>(first + t)];
+      const int64_t row = p * kPairRows, rows = std::min(kPairRows, panel.num_rows - row);
+      amx_product::turn(mine.sums[p * count + t], rows, mine.product);
+      vector_rows::add_product(mine.product, kTileRows, rows, tile.num_rows, panel.bias == nullptr ? nullptr : panel.bias + tile.first_row, panel.accumulate,
+                               panel.y + row * weight.rows + tile.first_row, weight.rows);
+    }
+}
+
+}  // namespace flexgen
