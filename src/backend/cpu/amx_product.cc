@@ -29,10 +29,9 @@ void end_chunks() { refuse(); }
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
-#include "backend/cpu/dot_inl.h"
+#include "backend/cpu/amx_inl.h"
 
 namespace flexgen::amx_product {
 namespace {
@@ -71,38 +70,6 @@ constexpr int64_t kStepBytes = 2 * kStep;
 
 /// What a tile register holds, by its number. Sums: rows of W by rows of x.
 enum Register : uint8_t { kSums00 = 0, kSums10 = 1, kSums01 = 2, kSums11 = 3, kW0 = 4, kW1 = 5, kX0 = 6, kX1 = 7 };
-
-// GCC 12's own intrinsics tell the compiler neither which bytes they read nor that they must stay between stores.
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0;
-  std::array<uint8_t, 14> reserved{};
-  std::array<uint16_t, 16> row_bytes{};
-  std::array<uint8_t, 16> rows{};
-};
-static_assert(sizeof(TileShapes) == 64);
-HWY_INLINE void set_shapes(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
-HWY_INLINE void release() { asm volatile("tilerelease"); }
-template <int kRegister>
-HWY_INLINE void clear() {
-  asm volatile("tilezero %%tmm%c0" : : "i"(kRegister));
-}
-template <int kRegister>
-HWY_INLINE void load(const void* data, int64_t stride) {
-  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
-}
-/// The same of what is used once, so that it does not drive the rest out of the nearest cache.
-template <int kRegister>
-HWY_INLINE void load_once(const void* data, int64_t stride) {
-  asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
-}
-template <int kRegister>
-HWY_INLINE void store(void* data, int64_t stride) {
-  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kRegister), "r"(data), "r"(stride) : "memory");
-}
-template <int kSums, int kW, int kX>
-HWY_INLINE void add_products() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kW), "i"(kX));
-}
 
 /// The columns past the last whole step: zeros follow them.
 struct LastStep {
@@ -148,25 +115,14 @@ HWY_INLINE void add_step(const std::byte* w0, const std::byte* w1, int64_t w_str
   }
 }
 
-/// Sums [16 rows of W, num_rows] become columns [first, first + 16) of y [num_rows, kTileRows].
-HWY_INLINE void turn_sums(const float (&sums)[16 * kBlockRows], int64_t num_rows, float* y) {
-  __m512i v[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(sums + i * kBlockRows);
-  dot_product::transpose(v);
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i)
-    if (i < num_rows) _mm512_storeu_si512(y + i * kTileRows, v[i]);
-}
-
 template <int kRegister0, int kRegister1>
 HWY_INLINE void write_sums(int64_t num_rows, float* y) {
-  constexpr int64_t kStride = sizeof(float) * kBlockRows;
-  alignas(64) float sums[16 * kBlockRows];
+  constexpr int64_t kStride = 4 * kBlockRows;
+  alignas(64) float sums[256];
   store<kRegister0>(sums, kStride);
-  turn_sums(sums, num_rows, y);
+  turn_sums(sums, num_rows, kTileRows, y);
   store<kRegister1>(sums, kStride);
-  turn_sums(sums, num_rows, y + kBlockRows);
+  turn_sums(sums, num_rows, kTileRows, y + kBlockRows);
 }
 
 /// A row's last columns and zeros after them.
@@ -288,8 +244,8 @@ void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk,
 
 void turn(const BlockSums& sums, int64_t num_rows, float* y) {
   for (int half = 0; half < 2; ++half) {
-    turn_sums(sums.sums[half], num_rows, y + half * kBlockRows);
-    if (num_rows > kBlockRows) turn_sums(sums.sums[2 + half], num_rows - kBlockRows, y + kBlockRows * kTileRows + half * kBlockRows);
+    turn_sums(sums.sums[half], num_rows, kTileRows, y + half * kBlockRows);
+    if (num_rows > kBlockRows) turn_sums(sums.sums[2 + half], num_rows - kBlockRows, kTileRows, y + kBlockRows * kTileRows + half * kBlockRows);
   }
 }
 

@@ -49,7 +49,7 @@ void copy_chunk(const ProductTile& tile, int64_t first, int64_t count, TileChunk
 
 /// Sums of a tile and two blocks of x, as registers leave them.
 struct BlockSums {
-  alignas(64) float sums[4][kBlockRows * kBlockRows];
+  alignas(64) float sums[4][256];
 };
 /// What to fetch for later while a chunk is multiplied: `bytes` of x, and of each of `w_rows` rows of W.
 struct Ahead {

@@ -3,56 +3,27 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "backend/cpu/dot_product.h"
 #include "base/error.h"
 #include "base/units.h"
 
 #if defined(__x86_64__)
-#include "backend/cpu/attention_packed_inl.h"
+#include "backend/cpu/attention_dot_inl.h"
 #endif
 
 namespace flexgen {
-namespace {
-
-constexpr int64_t kSpan = kAttentionSpan;
-/// Positions scored together.
-constexpr int64_t kScored = 16;
-constexpr int64_t kMaxHeadSize = 256, kMaxGroups = kMaxHeadSize / kQuantGroup;
-/// Query rows whose sums are in registers at a time.
-constexpr int64_t kQueries = 4;
-/// Floats beside the H of a query's result: what the middles of each group add to all of its elements.
-constexpr int64_t kMiddleSums = 16;
-
-/// What a query row carries from span to span.
-struct Row {
-  int64_t first, end;          ///< positions it attends to
-  int64_t packed;              ///< where it stands in q and in the result
-  float maximum;               ///< of the scores, times log2 e
-  alignas(64) float sums[16];  ///< of the weights, a lane; added up at the end
-  float q_sums[kMaxGroups];    ///< of the query's elements, a group
-};
-constexpr int64_t kRowFloats = round_up(static_cast<int64_t>(sizeof(Row)), 64) / 4;
-
-int64_t num_queries(const AttentionTask& task) { return task.num_heads * task.queries_per_head(); }
-
-}  // namespace
-
-int64_t attention_dot_scratch_floats(const AttentionTask& task) {
-  const int64_t head_size = task.geometry->head_size;
-  // Queries, results, scores, rows; a packed span of bf16.
-  return num_queries(task) * (head_size + (head_size + kMiddleSums) + kSpan + kRowFloats) + kSpan * head_size / 2;
-}
 
 #if !defined(__x86_64__)
+int64_t attention_dot_scratch_floats(const AttentionTask&) { return 0; }
 bool attention_dot_fits(const KvGeometry&, DType) { return false; }
 void attention_dot_scores(const AttentionTask&, int64_t, int64_t, float*, int64_t, float*) {
   FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine");
 }
 void attend_dot(const AttentionTask&, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 #else
+
+int64_t attention_dot_scratch_floats(const AttentionTask& task) { return scratch_floats(task); }
 
 bool attention_dot_fits(const KvGeometry& g, DType out_dtype) {
   const int64_t grain = g.dtype == DType::kInt4 ? kQuantGroup : 32;
@@ -68,32 +39,35 @@ namespace {
 
 #define FLEXGEN_INLINE inline __attribute__((always_inline))
 
-using V = __m512;
-using Words = __m512i;
-
 using packed_span::dot;
-/// The 32 bf16 of two vectors, to nearest even.
-FLEXGEN_INLINE Words to_bf16(V low, V high) { return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(high, low)); }
-FLEXGEN_INLINE Words words_at(const void* p) { return _mm512_loadu_si512(p); }
 
-constexpr float kLog2E = 1.44269504f;
+/// A cache whose queries are multiplied four at a time.
+template <class Cache>
+struct ByFours {
+  static constexpr int64_t kQueries = 4;
 
-/// 2^x for x <= 0, to about 1e-7 of itself; below -126 as at -126. The Taylor series of e^(r ln 2) for the rest r beside a whole number.
-FLEXGEN_INLINE V exp2_of(V x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);  // in this order a NaN stays one
-  const V n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const V r = _mm512_sub_ps(x, n);
-  V p = _mm512_set1_ps(1.54035304e-4f);
-  for (float factor : {1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
-  return _mm512_scalef_ps(p, n);
-}
-
-/// A bit for each position of a span, set for those in [first, end), which may lie beyond it.
-FLEXGEN_INLINE uint64_t positions_in(int64_t first, int64_t end) {
-  const int64_t from = std::clamp<int64_t>(first, 0, kSpan), to = std::clamp<int64_t>(end, from, kSpan);
-  return from == to ? 0 : ~uint64_t{0} >> (kSpan - (to - from)) << from;
-}
-FLEXGEN_INLINE __mmask16 sixteen_of(uint64_t positions, int64_t at) { return static_cast<__mmask16>(positions >> at); }
+  template <int kRows, class Parameters>
+  static void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q, const Parameters& parameters,
+                         const Row* rows, float* scores) {
+    for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
+      Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
+  }
+  template <class Parameters>
+  static void score_block(int64_t count, const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
+                          const Parameters& parameters, const Row* rows, float* scores) {
+    auto* const score = count == 4   ? score_span<4, Parameters>
+                        : count == 3 ? score_span<3, Parameters>
+                        : count == 2 ? score_span<2, Parameters>
+                                     : score_span<1, Parameters>;
+    score(task, head, span, begin, end, q, parameters, rows, scores);
+  }
+  template <class Parameters>
+  static void mix_block(int64_t count, const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores,
+                        const Parameters& parameters, float* mixed, int64_t stride) {
+    auto* const mix = count == 4 ? Cache::template mix<4> : count == 3 ? Cache::template mix<3> : count == 2 ? Cache::template mix<2> : Cache::template mix<1>;
+    mix(task, head, span, rows, scores, parameters, mixed, stride);
+  }
+};
 
 /// In each 128 bits the sums of the four floats that a, b, c, e have there.
 FLEXGEN_INLINE V sum_fours(V a, V b, V c, V e) {
@@ -103,27 +77,13 @@ FLEXGEN_INLINE V sum_fours(V a, V b, V c, V e) {
   return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(abd, ced)), _mm512_castpd_ps(_mm512_unpackhi_pd(abd, ced)));
 }
 
-/// What the kernels below need of a head's rows in a page: the first one wanted.
-FLEXGEN_INLINE const std::byte* row_at(const AttentionTask& task, int64_t which, int64_t head, int64_t position) {
-  const KvGeometry& g = *task.geometry;
-  return task.slot->pages[position / g.page_tokens] + g.row_offset(which, task.first_head + head, position);
-}
-
-/// Asks for bytes at p + offset, to lie in the second-level cache (the first is too small for what is under way); may lie anywhere.
-FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
-  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), _MM_HINT_T1);
-}
-
 // --- bf16 ---
 
-struct Bf16Cache {
+struct Bf16Cache : ByFours<Bf16Cache> {
   static constexpr int64_t kTokensAhead = 32;
   static int64_t query_words(int64_t head_size) { return head_size; }
 
-  static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) {
-    for (int64_t i = 0; i < head_size; i += 32) _mm512_storeu_si512(to + i, to_bf16(_mm512_loadu_ps(q + i), _mm512_loadu_ps(q + i + 16)));
-  }
+  static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) { query_to_bf16(q, head_size, to); }
 
   /// A head's keys or values of a span, packed where many queries read them.
   struct Parameters {
@@ -277,13 +237,7 @@ struct Bf16Cache {
     for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
   }
 
-  /// The 32 elements from i on, in their order.
-  static FLEXGEN_INLINE void unmix(const float* mixed, int64_t i, int64_t /*head_size*/, V& low, V& high) {
-    const Words low_order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const V a = _mm512_loadu_ps(mixed + i), b = _mm512_loadu_ps(mixed + i + 16);
-    low = _mm512_permutex2var_ps(a, low_order, b);
-    high = _mm512_permutex2var_ps(a, _mm512_add_epi32(low_order, _mm512_set1_epi32(8)), b);
-  }
+  static FLEXGEN_INLINE void unmix(const float* mixed, int64_t i, int64_t /*head_size*/, V& low, V& high) { unmix_bf16(mixed, i, low, high); }
 };
 
 // --- int4 ---
@@ -310,7 +264,7 @@ FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second)
                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), 1);
 }
 
-struct Int4Cache {
+struct Int4Cache : ByFours<Int4Cache> {
   static constexpr int64_t kTokensAhead = 2 * kSpan;  // a span's scales are read before its codes, and what was asked for a span ago may still be on its way
   static int64_t query_words(int64_t head_size) { return 2 * head_size; }
 
@@ -511,146 +465,6 @@ struct Int4Cache {
     high = _mm512_add_ps(_mm512_permutex2var_ps(even, _mm512_add_epi32(low_order, _mm512_set1_epi32(8)), odd), middle);
   }
 };
-
-// --- both ---
-
-/// One span of the online softmax, as in attention.cc, in powers of two. [first, end) of the span are the row's.
-FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
-  const V factor = _mm512_set1_ps(scale * kLog2E), lowest = _mm512_set1_ps(-INFINITY);
-  const uint64_t mine = positions_in(first, end);
-  V maximum = lowest, scaled[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    scaled[i] = _mm512_mask_mul_ps(lowest, sixteen_of(mine, 16 * i), _mm512_loadu_ps(scores + 16 * i), factor);
-    maximum = _mm512_max_ps(maximum, scaled[i]);
-  }
-  const float new_maximum = std::max(row.maximum, _mm512_reduce_max_ps(maximum));
-  V sum = _mm512_setzero_ps();
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const V weight = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), exp2_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
-    _mm512_storeu_ps(scores + 16 * i, weight);
-    sum = _mm512_add_ps(sum, weight);
-  }
-  if (new_maximum != row.maximum) {
-    const V shrink = exp2_of(_mm512_set1_ps(row.maximum - new_maximum));
-    for (int64_t i = 0; i < mixed_size; i += 16) _mm512_storeu_ps(mixed + i, _mm512_mul_ps(_mm512_loadu_ps(mixed + i), shrink));
-    _mm512_store_ps(row.sums, _mm512_mul_ps(_mm512_load_ps(row.sums), shrink));
-    row.maximum = new_maximum;
-  }
-  _mm512_store_ps(row.sums, _mm512_add_ps(_mm512_load_ps(row.sums), sum));
-}
-
-template <class Cache, int kRows>
-void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
-                const typename Cache::Parameters& parameters, const Row* rows, float* scores) {
-  for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
-    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
-}
-
-/// What scores a block of up to kQueries queries.
-template <class Cache>
-auto* score_block(int64_t queries) {
-  return queries == 4 ? score_span<Cache, 4> : queries == 3 ? score_span<Cache, 3> : queries == 2 ? score_span<Cache, 2> : score_span<Cache, 1>;
-}
-
-template <class Cache>
-void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
-  const KvGeometry& g = *task.geometry;
-  const int64_t group = g.query_heads / g.kv_heads, words = Cache::query_words(g.head_size);
-  Row* const rows = reinterpret_cast<Row*>(scratch);
-  float* const scores = scratch + group * kRowFloats;
-  uint16_t* const q = reinterpret_cast<uint16_t*>(scores + group * kSpan);
-  const int64_t row = task.slot->first_row + task.rows[0].row, end = task.rows[0].end();
-  for (int64_t m = 0; m < group; ++m) {
-    rows[m] = {first, end, (row * g.query_heads + (task.first_head + head) * group + m) * g.head_size, -INFINITY, {}, {}};
-    Cache::pack_query(task.q + rows[m].packed, g.head_size, q + m * words, rows[m]);
-  }
-  typename Cache::Parameters parameters;
-  for (int64_t span = round_down(first, kSpan); span < end; span += kSpan) {
-    const int64_t from = std::max<int64_t>(0, first - span), to = std::min(kSpan, end - span);
-    parameters.read(task, 0, head, span, from, to);
-    for (int64_t m = 0; m < group; m += kQueries)
-      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, rows + m, scores + m * kSpan);
-    for (int64_t m = 0; m < group; ++m) {
-      const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kSpan + from, to - from);
-      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * scale;
-    }
-  }
-}
-
-template <class Cache>
-void attend_as(const AttentionTask& whole, float* scratch) {
-  AttentionTask task = whole;
-  const KvGeometry& g = *task.geometry;
-  const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, per_head = task.queries_per_head();
-  const int64_t count = num_queries(task), stride = head_size + kMiddleSums, words = Cache::query_words(head_size);
-  Row* const rows = reinterpret_cast<Row*>(scratch);
-  float* const mixed = scratch + count * kRowFloats;
-  float* const scores = mixed + count * stride;
-  uint16_t* const q = reinterpret_cast<uint16_t*>(scores + count * kSpan);
-  uint32_t* const room = reinterpret_cast<uint32_t*>(q + count * words);
-
-  // Query m belongs to kv head m / per_head.
-  for (int64_t m = 0; m < count; ++m) {
-    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
-    const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
-    const int64_t end = from.end(), query_head = head * group + in_head % group;
-    const SoftmaxStart start = softmax_start(task.rule, query_head);
-    rows[m] = {end - task.rule.visible(end - 1), end,         ((from.slot->first_row + from.row) * g.query_heads + query_head) * head_size,
-               start.maximum * kLog2E,           {start.sum}, {}};
-    Cache::pack_query(task.q + rows[m].packed, head_size, q + m * words, rows[m]);
-    std::fill_n(mixed + m * stride, stride, 0.0f);
-  }
-
-  typename Cache::Parameters parameters;
-  for (const AttentionStretch& stretch : task.stretches) {
-    task.slot = stretch.slot;
-    const int64_t first_query = stretch.first_row * group, end_query = stretch.end_row * group;  // of each head
-    parameters.begin(end_query - first_query, room);
-    const int64_t stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
-    for (int64_t span = round_down(stretch_begin, kSpan); span < stretch_end; span += kSpan) {
-      const int64_t span_begin = std::max<int64_t>(0, stretch_begin - span), span_end = std::min(kSpan, stretch_end - span);
-      // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
-      for (int64_t head = 0; head < task.num_heads; ++head) {
-        parameters.read(task, 0, head, span, span_begin, span_end);
-        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
-          const int64_t block = std::min(kQueries, head * per_head + end_query - m);
-          const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
-          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
-        }
-      }
-      for (int64_t head = 0; head < task.num_heads; ++head)
-        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m) {
-          const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
-          if (first >= end) continue;
-          const float scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
-          soften(rows[m], scores + m * kSpan, first, end, scale, mixed + m * stride, stride);
-        }
-      for (int64_t head = 0; head < task.num_heads; ++head) {
-        parameters.read(task, 1, head, span, span_begin, span_end);
-        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
-          const int64_t block = std::min(kQueries, head * per_head + end_query - m);
-          auto* const mix_block = block == 4   ? Cache::template mix<4>
-                                  : block == 3 ? Cache::template mix<3>
-                                  : block == 2 ? Cache::template mix<2>
-                                               : Cache::template mix<1>;
-          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
-        }
-      }
-    }
-  }
-
-  for (int64_t m = 0; m < count; ++m) {
-    auto* const out = reinterpret_cast<uint16_t*>(task.out) + rows[m].packed;
-    const V inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(rows[m].sums)));
-    for (int64_t i = 0; i < head_size; i += 32) {
-      V low, high;
-      Cache::unmix(mixed + m * stride, i, head_size, low, high);
-      _mm512_storeu_si512(out + i, to_bf16(_mm512_mul_ps(low, inverse), _mm512_mul_ps(high, inverse)));
-    }
-  }
-}
 
 }  // namespace
 

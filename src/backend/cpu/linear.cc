@@ -45,17 +45,18 @@ void check_room_for_onednn() {
   munmap(room, kRoom);
 }
 
-/// No, where DNNL_MAX_CPU_ISA says so. Each of oneDNN's ISA values has the bits of those it includes.
-bool onednn_uses_amx() {
-  constexpr auto kNeeded = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
-  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kNeeded) == kNeeded;
-}
-
 }  // namespace
+
+bool uses_amx() {
+  // Each of oneDNN's ISA values has the bits of those it includes.
+  constexpr auto kNeeded = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+  static const bool uses = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kNeeded) == kNeeded && amx_product::is_supported();
+  return uses;
+}
 
 Linear::Linear(WorkerTeam& team) : team_(team), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
-  if (onednn_uses_amx() && amx_product::is_supported()) amx_ = std::make_unique<LinearAmx>(team);
+  if (uses_amx()) amx_ = std::make_unique<LinearAmx>(team);
   else if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
   // The first product makes the code that all share: here, before there is a job to lose.
   agrees(kPanelGrain, kTileRows);
