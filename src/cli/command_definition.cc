@@ -82,7 +82,12 @@ CLI::Option* CommandDefinition::text(const std::string& names, std::string& valu
 CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type) {
   CLI::Option* option = added(app.add_option(names, values, description), type);
   if (is_text(type)) option->check(valid_utf8());
-  return option->get_positional() ? option : option->expected(1)->take_all();
+  return option->get_positional() ? option : one_at_a_time(option);
+}
+
+CLI::Option* CommandDefinition::one_at_a_time(CLI::Option* option) {
+  // CLI11 lets an option with a vector take further words after its first, and take "[a,b]" apart.
+  return option->expected(1)->allow_extra_args(false)->take_all();
 }
 
 CLI::Option* CommandDefinition::file(FileUse use, const std::string& names, std::string& value, const std::string& description, const std::string& type) {

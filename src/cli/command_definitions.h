@@ -45,7 +45,7 @@ class CommandDefinition {
   template <typename T>
   CLI::Option* wholes(const std::string& names, std::vector<T>& values, uint64_t low, uint64_t high, char delimiter, const std::string& description,
                       const std::string& type) {
-    CLI::Option* option = added(app.add_option(names, values, description), type)->expected(1)->take_all()->check(whole_number(low, high));
+    CLI::Option* option = one_at_a_time(added(app.add_option(names, values, description), type))->check(whole_number(low, high));
     return delimiter ? option->delimiter(delimiter) : option;
   }
   /// The same for names of files: flags that name one are defined by these. A word behind a bar in the type ("FILE|auto") is a value that names none.
@@ -77,6 +77,8 @@ class CommandDefinition {
  private:
   static CLI::Validator whole_number(uint64_t low, uint64_t high);
   CLI::Option* added(CLI::Option* option, const std::string& type);
+  /// It may be given several times, with a value each.
+  static CLI::Option* one_at_a_time(CLI::Option* option);
 
   std::string group_ = "Flags", json_value_;
   bool group_is_advanced_ = false;

@@ -132,6 +132,31 @@ TEST(Options, Generate) {
   EXPECT_EQ(std::get<GenerateOptions>(std::get<Command>(parse_command_line({"generate", "-m", "m", "--stop", "s", "text"}))).prompt, "text");
 }
 
+// Neither the words behind it nor the parts of a text in brackets are further values.
+TEST(Options, AFlagThatMayBeThereSeveralTimesTakesOneValueEachTime) {
+  const std::vector<std::string> front{"generate", "-m", "m"};
+  const auto with = [&](std::vector<std::string> words, const std::vector<std::string>& environment = {}) {
+    words.insert(words.begin(), front.begin(), front.end());
+    const auto result = parse_command_line(words, environment);
+    if (const auto* text = std::get_if<CommandText>(&result)) ADD_FAILURE() << text->text;
+    return result.index() == 0 ? std::get<GenerateOptions>(std::get<Command>(result)) : GenerateOptions{};
+  };
+  for (const auto& [words, environment] :
+       {std::pair<std::vector<std::string>, std::vector<std::string>>{{"--stop", "END", "my prompt", "--max-tokens", "5"}, {}},
+        {{"my prompt", "--max-tokens", "5"}, {"FLEXGEN_STOP=END"}}}) {
+    const GenerateOptions options = with(words, environment);
+    EXPECT_EQ(options.prompt, "my prompt");
+    EXPECT_THAT(options.params.stop, testing::ElementsAre("END"));
+    EXPECT_EQ(options.params.max_tokens, 5);
+  }
+  EXPECT_EQ(with({"--stop-token-id", "7", "8", "--max-tokens", "5"}).prompt, "8");
+  EXPECT_THAT(with({"--stop", "[END]", "--stop=[a,b]", "--stop", "[]", "x"}).params.stop, testing::ElementsAre("[END]", "[a,b]", "[]"));
+  const auto choices = parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", "[a],[b]"});
+  EXPECT_THAT(std::get<MapOptions>(std::get<Command>(choices)).choices, testing::ElementsAre("[a]", "[b]"));
+  for (const char* wrong : {"generate -m m x --stop-token-id [7,8]", "bench -m m --peers accelerate --peer-batch [8,16]", "bench -m m --shared-prefix 32 16"})
+    EXPECT_EQ(parse(wrong).index(), 1u) << wrong;
+}
+
 TEST(Options, ExpectedTokensAreForCommandsWhoseAnswersMayEndEarly) {
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--expected-tokens 40").expected_tokens, 40);
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch).expected_tokens, 0);
