@@ -120,7 +120,7 @@ class Planner:
         if on_gpu:
             command += ["--gpu-memory", machine["gpu_memory"]]
         run = subprocess.run(command, capture_output=True, text=True)
-        return json.loads(run.stdout) if run.returncode == 0 else {"error": run.stderr.strip().removeprefix("error: ")}
+        return json.loads(run.stdout) if run.returncode == 0 else {"error": run.stderr.strip().removeprefix("flexgen: ")}
 
     def on(self, name, machine, model, flags, generated):
         on_gpu = "gpu" in machine

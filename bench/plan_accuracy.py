@@ -57,9 +57,17 @@ def run(command):
     return None
 
 
+def cache_directory():
+    """Where flexgen keeps profiles and dummy weights, as src/measure/cache_directory.cc has it."""
+    if own := os.environ.get("FLEXGEN_CACHE_DIR"):
+        return own
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache"), "flexgen")
+
+
 def read_speed(args, shape):
     """Bytes a second that the disk reads now; the profile that flexgen keeps gets it."""
-    dummy = os.path.expanduser(f"~/.cache/flexgen/dummy-{shape}-bf16")
+    dummy = os.path.join(cache_directory(), f"dummy-{shape}-bf16")
     done = subprocess.run([args.flexgen, "doctor", "--measure", "--disk-only", "--json", "--disk-dir", args.disk_dir] + (["--model", dummy] if os.path.exists(dummy) else []),
                           capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["disk"]["read_bytes_per_s"]
@@ -140,14 +148,14 @@ def main():
         attempts += 1
         shape, flags = draw(rng, shapes)
         if args.refresh:
-            for profile in glob.glob(os.path.expanduser("~/.cache/flexgen/hardware-*.json")):
+            for profile in glob.glob(os.path.join(glob.escape(cache_directory()), "hardware-*.json")):
                 os.remove(profile)
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + args.extra.split() + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
+            job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
             plan = run([args.flexgen, "plan", "--json"] + job)
             if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
                 continue
-            bench = [args.flexgen, "bench", "--load-format", "dummy", "--no-efficiency", "--simulate", "--json", out.name] + job
+            bench = [args.flexgen, "bench", "--load-format", "dummy", "--no-efficiency", "--simulate", "--json", out.name] + job + args.extra.split()
             fits, runs, changed = run_steadily(args, shape, bench)
             if not fits:
                 continue

@@ -136,7 +136,7 @@ def measure(binary, work, hosts):
         os.mkdir(home)
         with open(os.path.join(home, "profile.json"), "w") as file:
             started.append(subprocess.Popen([binary, "doctor", "--measure", "--threads", "1", "--disk-dir", home, "--json"], stdout=file, stderr=subprocess.DEVNULL,
-                                            env=dict(os.environ, HOME=home)))
+                                            env=dict(os.environ, FLEXGEN_CACHE_DIR=home)))
     if any(process.wait() != 0 for process in started):
         sys.exit("doctor --measure failed")
     return os.path.join(work, f"measured-1-of-{hosts}", "profile.json")
