@@ -88,21 +88,31 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   int64_t not_finite_ = 0;
 };
 
+/// Throws Error{user} for flags that are for dummy weights.
+void refuse_dummy_flags(const BenchOptions& options) {
+  const char* instead = is_gguf(options.model) ? "" : ", or give --load-format dummy";
+  if (options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out{}", options.model, instead);
+  if (!options.dtype.empty())
+    fail_user("--dtype {}: {} is a checkpoint, whose weights have types of their own; leave it out{}", options.dtype, options.model, instead);
+}
+
 /// The checkpoint to run: the directory itself, or a dummy of a shape or config.json, written now if it is not there.
 std::string checkpoint_of(const BenchOptions& options) {
   namespace fs = std::filesystem;
   const std::string& model = options.model;
   if (is_gguf(model)) {
-    if (options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out", model);
     if (options.load_format == "dummy") fail_user("--load-format dummy: {} is a GGUF; name a shape, or give a config.json", model);
+    refuse_dummy_flags(options);
     return model;
   }
   const bool is_directory = fs::is_directory(model);
   const std::string config = config_text(model);
   const bool dummy = options.load_format == "dummy" || (options.load_format == "auto" && !is_directory);
   if (!dummy && !is_directory) fail_user("--model {} with --load-format checkpoint: it is no directory", model);
-  if (!dummy && options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out, or give --load-format dummy", model);
-  if (!dummy) return model;
+  if (!dummy) {
+    refuse_dummy_flags(options);
+    return model;
+  }
 
   fs::path root = options.dummy_directory;
   if (root.empty()) {
@@ -111,8 +121,8 @@ std::string checkpoint_of(const BenchOptions& options) {
   }
   std::string name = shape_config_json(model) ? model : is_directory ? model_name_of(model) : fs::path(model).stem().string();
   std::replace(name.begin(), name.end(), '/', '-');  // of the id of a model in the Hub's cache
-  std::string directory = (root / fmt::format("dummy-{}-{}", name, options.dtype)).string();
-  DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
+  const DType dtype = shape_dtype(options.dtype);
+  std::string directory = (root / fmt::format("dummy-{}-{}", name, dtype_name(dtype))).string();
   parse_config(config, "", is_directory ? (fs::path(model) / "config.json").string() : model,
                options.engine.model.ignored_config_fields);  // what is wrong is said of the file that was given
   int64_t announced = 0;
@@ -152,6 +162,7 @@ nlohmann::ordered_json prediction_json(const Plan& plan) {
 /// One pipeline of several processes. What its machines could do at most is not measured; what they will is predicted, with the first one's lanes.
 int bench_together(const BenchOptions& flags, Team& team) {
   if (!flags.peers.names.empty()) fail_user("--peers: other programs are compared with one process; leave it out, or start one");
+  if (flags.simulate) fail_user("--simulate: a job of one process is simulated; leave it out, or start one");
   if (team.num_replicas() > 1) fail_user("flexgen bench measures one pipeline; leave --pipeline-stages out, or start {} processes", team.num_stages());
   team.agree({{"version", kVersion}, {"--stages", flags.team.stage_split}});
   RunReport report, own;

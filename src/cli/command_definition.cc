@@ -193,7 +193,7 @@ void CommandDefinition::json(bool& on, std::string& file, const std::string& wha
 void CommandDefinition::add_general_flags() {
   begin_group("General");
   file(FileUse::kRead, "--config", general.config_file, "TOML file with flags: keys such as cpu-memory, for one command alone under [run-batch]", "FILE");
-  CLI::Option* quiet = flag("-q,--quiet", general.quiet, "errors and warnings alone: no progress, no tables");
+  CLI::Option* quiet = flag("-q,--quiet", general.quiet, "errors and warnings alone on stderr, no progress and no notes; answers and figures on stdout stay");
   CLI::Option* verbose = flag("-v,--verbose", general.verbose, "as --log-level debug");
   CLI::Option* level =
       choice("--log-level", general.log_level, {"debug", "info", "warning", "error"}, "the least that is worth a line", "LEVEL")->capture_default_str();

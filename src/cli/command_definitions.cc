@@ -138,18 +138,16 @@ class RunBatchDefinition : public CommandDefinition {
     options_.engine = checked_engine_flags(engine_, app);
     if (options_.engine.chooses_dtypes() && !options_.shard.empty())
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
-    if (options_.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
+    if (options_.efficiency && launched_with_others()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
     if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
-    if (options_.input == "-" && launched()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
+    if (options_.input == "-" && launched_with_others()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
+    parse_shard(options_.shard);  // a wrong one is a wrong command line
+    check_team_flags(options_.team);
     return options_;
   }
   std::vector<NamedFile> files_beside() const override {
-    std::string output = options_.output;
-    try {
-      output = shard_output(options_.output, parse_shard(options_.shard));
-    } catch (const Error&) {  // said when the job begins, before it has written anything
-    }
+    const std::string output = shard_output(options_.output, parse_shard(options_.shard));
     std::vector<NamedFile> files = files_of_job(output, options_.input == "-");
     if (output != options_.output) {
       files.push_back({kJobOfOutput, output, FileUse::kWritten});
@@ -200,6 +198,7 @@ class MapDefinition : public CommandDefinition {
     if (!options_.examples.empty() && options_.shots == 0) fail_user("--examples {}: say how many with --shots", options_.examples);
     if (!options_.json_schema.empty() && !options_.positive_label.empty())
       fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
+    if (!options_.json_schema.empty() && params_.min_tokens > 0) fail_user("--json-schema: the schema says where the answer ends; leave --min-tokens out");
     read_choices();
     if (options_.chat && options_.truncate == "right")
       fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
@@ -348,7 +347,7 @@ class BenchDefinition : public CommandDefinition {
     choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"},
            "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")
         ->capture_default_str();
-    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32")->capture_default_str();
+    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32 (default: bf16)");
     text("--dummy-dir", options_.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)",
          "DIR");
     text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
@@ -360,7 +359,7 @@ class BenchDefinition : public CommandDefinition {
         "--prefix-groups", options_.prefix_groups, 1, kManyTokens, ',',
         "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before",
         "G,...");
-    whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
+    whole("--seed", options_.seed, 0, "of prompts and lengths")->capture_default_str();
     real(
         "--expert-skew", skew_, 0.0, kMostSkew,
         "of a mixture with dummy weights: experts are drawn, the n-th most frequent one of a block as often as 1 / n^S; 0: all alike (default: the routers choose, whose weights are random)",
@@ -374,12 +373,17 @@ class BenchDefinition : public CommandDefinition {
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
+    if (options_.load_format == "checkpoint")
+      for (const char* flag : {"--dtype", "--dummy-dir"})
+        if (typed(flag)) fail_user("{}: with --load-format checkpoint no dummy weights are made; leave one of them out", flag);
     if (given("--expert-skew")) options_.expert_skew = skew_;
     if (options_.expert_skew && !options_.peers.names.empty())
       fail_user("--expert-skew: the routers of other programs (--peers) choose; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     check_prefixes();
+    check_peer_flags();
+    check_team_flags(options_.team);
     return options_;
   }
 
@@ -401,6 +405,13 @@ class BenchDefinition : public CommandDefinition {
       if (each > options_.num_prompts / in_all) fail_user("{}: more groups than the {} prompts; give a larger --num-prompts", among, options_.num_prompts);
       in_all *= each;
     }
+  }
+  /// Each peer has flags of its own.
+  void check_peer_flags() const {
+    const std::vector<std::string>& names = options_.peers.names;
+    for (const auto& [flag, peer] : {std::pair{"--peer-batch", "accelerate"}, {"--peer-policy", "flexllmgen"}})
+      if (given(flag) && std::find(names.begin(), names.end(), peer) == names.end())
+        fail_user("{}: it is for {}; leave it out, or add that to --peers", flag, peer);
   }
   void add_peer_flags() {
     begin_group("The same job by other programs", true);
@@ -479,7 +490,7 @@ class PlanDefinition : public CommandDefinition {
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
     add_expected_tokens(*this, options_.expected_tokens, "all of its max_tokens, or --gen-len");
     whole("--seed", options_.seed, 0, "of the lengths")->capture_default_str();
-    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights")->capture_default_str();
+    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights (default: bf16)");
     real(
         "--expert-skew", skew_, 0.0, kMostSkew,
         "of a mixture: the n-th most frequent expert of a block is expected to be chosen as often as 1 / n^S; 0: all alike (default: as --expert-statistics has it, else all alike)",
@@ -494,6 +505,7 @@ class PlanDefinition : public CommandDefinition {
     if (given("--expert-skew")) options_.expert_skew = skew_;
     if (options_.expert_skew && !options_.engine.expert_statistics.empty())
       fail_user("--expert-skew: --expert-statistics says how often experts are chosen; leave one of them out");
+    check_engine();
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     const std::string& plot = options_.plot_file;
@@ -502,10 +514,22 @@ class PlanDefinition : public CommandDefinition {
     if (!options_.input.empty())
       for (const char* flag : {"--prompt-len", "--gen-len", "--num-prompts", "--seed"})
         if (given(flag)) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, options_.input);
+    if (options_.input.empty())
+      for (const char* flag : {"--chat-template", "--skip-tokenizer-init"})
+        if (typed(flag)) fail_user("{}: without --input no prompts are read; leave it out, or give the job", flag);
     return options_;
   }
 
  private:
+  /// What a run would do, and a plan cannot.
+  void check_engine() const {
+    const EngineFlags& flags = options_.engine;
+    if (flags.planner != "search") fail_user("--planner {}: flexgen plan shows what the search finds; leave it out", flags.planner);
+    if (flags.backend != "cpu" && flags.backend != "reference" && flags.gpu_memory_bytes == 0)
+      fail_user("--backend {}: a plan looks at no GPU; say how much memory it has with --gpu-memory, and which machine it is with --hardware FILE",
+                flags.backend);
+  }
+
   PlanOptions options_;
   RawEngineFlags engine_;
   double skew_ = 0;
@@ -546,8 +570,6 @@ class DoctorDefinition : public CommandDefinition {
     whole_within("--threads", options_.threads, 1, 4096, "with --measure: threads that compute (default: as for run-batch)");
   }
   Command finish() override {
-    // What comes from the environment may be meant for other commands.
-    auto typed = [&](const char* flag) { return given(flag) && !stand_ins.contains(flag); };
     if (!options_.measure && (typed("--model") || typed("--threads") || typed("--disk-only")))
       fail_user("doctor: --model, --threads and --disk-only go with --measure");
     for (const char* flag : {"--revision", "--ignore-config-field"})

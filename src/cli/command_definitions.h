@@ -71,6 +71,8 @@ class CommandDefinition {
  protected:
   /// Whether a flag was given, on the command line or in its stead.
   bool given(const char* flag) const { return app.get_option(flag)->count() > 0; }
+  /// On the command line alone: what comes from elsewhere may be meant for other commands.
+  bool typed(const char* flag) const { return given(flag) && !stand_ins.contains(flag); }
   /// Files whose names are made of those that flags name.
   virtual std::vector<NamedFile> files_beside() const { return {}; }
 
@@ -93,6 +95,9 @@ inline constexpr int64_t kManyTokens = int64_t{1} << 31;
 void add_model(CommandDefinition& command, std::string* model, ModelFlags* flags);
 /// Beside --model.
 void add_model_flags(CommandDefinition& command, ModelFlags* flags);
+
+/// The bytes that a flag's text like "6GiB" means. Throws Error{user} naming the flag.
+int64_t size_of(const std::string& text, const char* flag);
 
 /// Flags as written, until they are checked together.
 struct RawEngineFlags {

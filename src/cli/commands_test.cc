@@ -509,7 +509,7 @@ TEST_F(Eval, WhatCannotBeMeasuredIsRefusedByName) {
   write_text(text.perplexity_file, "");
   EXPECT_THAT(refusal(text), HasSubstr("empty"));
   write_text(text.perplexity_file, "good \xff bad");
-  EXPECT_THAT(refusal(text), HasSubstr("byte 5"));
+  EXPECT_THAT(refusal(text), HasSubstr("byte 6 is not valid UTF-8"));
   write_text(text.perplexity_file, "good text");
   text.window = 100000;
   EXPECT_THAT(refusal(text), HasSubstr("--window"));
@@ -534,7 +534,15 @@ TEST_F(Commands, Doctor) {
   EXPECT_GT(json["memory_total_bytes"], 0);
   EXPECT_GT(json["disk_read_bytes_per_s"], 0);
   EXPECT_GT(json["disk_write_bytes_per_s"], 0);
-  EXPECT_THROW(doctor_command({directory_.file("missing"), true}), Error);
+}
+
+TEST(DoctorCommand, NamesTheFlagOfAFolderThatIsNotThere) {
+  TemporaryDirectory directory;
+  for (const bool measure : {false, true}) {
+    DoctorOptions options{directory.file("missing")};
+    options.measure = measure;
+    EXPECT_THAT(said([&] { doctor_command(options); }), testing::HasSubstr("--disk-dir " + options.disk_directory + ": there is no such directory"));
+  }
 }
 
 TEST(LanePeaks, BoundIsTheBusiestResource) {
@@ -604,6 +612,31 @@ TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
   EXPECT_THAT(tight, testing::ContainsRegex("binding: .*the disk space for spilled data (100|[6-9][0-9])%"));
   EXPECT_THAT(tight, testing::ContainsRegex("[+]1[.]00 GiB disk space [(]--disk-space[)]: [1-9]"));
   EXPECT_THAT(text_with(400 * kGiB), testing::Not(testing::HasSubstr("disk space for spilled data")));
+}
+
+TEST(PlanCommand, SaysWhatARunNeedsAndRefuses) {
+  PlanOptions options = plan_of_opt_1_3b({16, 16}, {4, 4}, 4, 2 * kGiB);
+  options.engine.weight_dtype = "int4";
+  const char* note = "note: --weight-dtype int4: a run makes these weights once and keeps them on disk, so it needs --disk-dir\n";
+  EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr(note));
+  TemporaryDirectory directory;
+  options.engine.disk_directory = directory.path();
+  EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::Not(testing::HasSubstr("note: ")));
+  options.engine.weight_dtype = "auto";
+  options.engine.weight_quantization = "mse";
+  EXPECT_THAT(said([&] { plan_command(options); }), testing::HasSubstr("--weight-quantization mse: the weights are not quantized"));
+}
+
+/// Weights of a checkpoint have the types that they have.
+TEST(PlanCommand, AndBenchRefuseATypeForACheckpoint) {
+  PlanOptions plan;
+  plan.model = std::string(FLEXGEN_SOURCE_DIR) + "/demo/model";
+  plan.dtype = "f16";
+  EXPECT_THAT(said([&] { plan_command(plan); }), testing::HasSubstr("--dtype f16: "));
+  BenchOptions bench;
+  bench.model = plan.model;
+  bench.dtype = "f16";
+  EXPECT_THAT(said([&] { bench_command(bench); }), testing::HasSubstr("--dtype f16: "));
 }
 
 TEST(PlanCommand, SaysHowExpertsAreLoaded) {

@@ -42,6 +42,8 @@ double pass(AsyncDisk& disk, const std::shared_ptr<File>& file, std::byte* memor
 }  // namespace
 
 int doctor_command(const DoctorOptions& options) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(options.disk_directory, ignored)) fail_user("--disk-dir {}: there is no such directory", options.disk_directory);
   if (options.measure) {
     MeasureOptions measure;
     measure.types = all_types();
@@ -86,8 +88,6 @@ int doctor_command(const DoctorOptions& options) {
   MemoryStatus memory = read_memory_status();
   const CpuStatus cpu = read_cpu_status();
   if (memory.total_bytes == 0) spdlog::warn("/proc/meminfo does not say how much memory there is: give --cpu-memory to every run");
-  std::error_code error;
-  if (!std::filesystem::is_directory(options.disk_directory, error)) fail_user("--disk-dir {}: there is no such directory", options.disk_directory);
   auto disk = AsyncDisk::make({});
   std::string path = options.disk_directory + "/flexgen-doctor.tmp";
   std::shared_ptr<File> file = File::open(path, FileMode::kSpill);

@@ -44,7 +44,8 @@ void add_precision_flags(CommandDefinition& command, RawEngineFlags* raw) {
           "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little). Several: as with --weight-dtype")
       ->capture_default_str();
   command.whole_within("--threads", flags.threads, 1, 4096, "threads that compute (default: a core each, as many as affinity and cgroup quota allow)");
-  command.file(FileUse::kWritten, "--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
+  if (command.app.get_name() != "plan")  // which runs no lanes
+    command.file(FileUse::kWritten, "--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
   command.begin_group("Precision", true);
   command.choice("--compute-dtype", flags.compute_dtype, {"auto", "bf16", "f32"}, "arithmetic: auto, bf16, or f32 (no GPU)")->capture_default_str();
   command
@@ -100,6 +101,14 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command.choice("--planner", raw->flags.planner, {"search", "first-rule"}, "search, or first-rule (fills RAM first, measures nothing)")->capture_default_str();
 }
 
+int64_t positive_size(const std::string& text, const char* flag) {
+  const int64_t bytes = size_of(text, flag);
+  if (bytes == 0) fail_user("{} 0: give a size above 0, or leave it out", flag);
+  return bytes;
+}
+
+}  // namespace
+
 int64_t size_of(const std::string& text, const char* flag) {
   try {
     return parse_size_bytes(text);
@@ -107,14 +116,6 @@ int64_t size_of(const std::string& text, const char* flag) {
     fail_user("{}: {}", flag, error.what());
   }
 }
-
-int64_t positive_size(const std::string& text, const char* flag) {
-  int64_t bytes = size_of(text, flag);
-  if (bytes == 0) fail_user("{} 0: give a size above 0, or leave it out", flag);
-  return bytes;
-}
-
-}  // namespace
 
 void add_engine_flags(CommandDefinition& command, RawEngineFlags* raw) {
   add_memory_flags(command, raw);
@@ -156,7 +157,8 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
       fail_user("{}: {} takes one type each", lists, command.get_name());
     if (gpu_backend) fail_user("{}: with --backend {} give one type each; flexgen plan --hardware chooses among several for a GPU", lists, flags.backend);
     if (flags.planner != "search") fail_user("{}: --planner {} cannot tell which is faster; give one type each", lists, flags.planner);
-    if (launched() && command.get_name() != "plan") fail_user("{}: several processes need one type each; flexgen plan chooses among several", lists);
+    if (launched_with_others() && command.get_name() != "plan")
+      fail_user("{}: several processes need one type each; flexgen plan chooses among several", lists);
   }
   if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
   if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");

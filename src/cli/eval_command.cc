@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/evaluation.h"
 #include "cli/json_output.h"
+#include "cli/one_prompt.h"
 #include "cli/plan_table.h"
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
@@ -25,7 +26,6 @@
 #include "setup/model_folder.h"
 #include "setup/team.h"
 #include "tables/table_reader.h"
-#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -75,8 +75,7 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   const std::string text = read_unpacked_text(options.perplexity_file, kMaxEvalTextBytes);
   if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
   if (is_lfs_pointer(text)) refuse_lfs_pointer(options.perplexity_file);
-  if (const size_t at = invalid_utf8_at(text); at != std::string::npos)
-    fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
+  check_utf8(text, fmt::format("--perplexity {}", options.perplexity_file));
   const Tokenizer& tokenizer = *engine.tokenizer();
   const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokens_before(tokenizer);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);

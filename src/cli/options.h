@@ -66,7 +66,7 @@ struct InspectOptions {
 struct BenchOptions {
   std::string model;                 ///< a directory, a config.json, or the name of a shape
   std::string load_format = "auto";  ///< "auto", "dummy", "checkpoint"
-  std::string dtype = "bf16";        ///< of dummy weights
+  std::string dtype;                 ///< of dummy weights; empty: bf16
   std::string dummy_directory;       ///< empty: in the user's cache directory
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
@@ -121,7 +121,7 @@ struct DoctorOptions {
 /// What `flexgen plan` was given.
 struct PlanOptions {
   std::string model;            ///< a directory, a config.json, or the name of a shape
-  std::string dtype = "bf16";   ///< of a shape's weights
+  std::string dtype;            ///< of a shape's weights; empty: bf16
   std::string input;            ///< a batch file; empty: the lengths below
   bool skip_tokenizer = false;  ///< as for run-batch
   std::string chat_template;

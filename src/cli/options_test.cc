@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -438,6 +439,62 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
     EXPECT_TRUE(text.starts_with("flexgen: ")) << text;
     EXPECT_THAT(text, testing::Not(HasSubstr("9223372036854775807")));
   }
+}
+
+struct Refused {
+  std::string line;
+  const char* message;
+};
+void expect_refused(const std::vector<Refused>& wrong) {
+  for (const Refused& one : wrong) EXPECT_THAT(said(words_of(one.line), kExitUsage), HasSubstr(one.message)) << one.line;
+}
+
+TEST(Options, APlanRefusesWhatItCannotHonour) {
+  const std::string plan = "plan -m opt-6.7b ";
+  expect_refused({{plan + "--backend cuda", "--backend cuda: a plan looks at no GPU; say how much memory it has with --gpu-memory"},
+                  {plan + "--backend cuda --hardware p.json", "--gpu-memory"},
+                  {plan + "--planner first-rule", "--planner first-rule: flexgen plan shows what the search finds"},
+                  {plan + "--trace t.json", "--trace: a flag of run-batch"},
+                  {plan + "--chat-template t.jinja", "--chat-template: without --input no prompts are read"},
+                  {plan + "--skip-tokenizer-init", "--skip-tokenizer-init: without --input"},
+                  {"bench -m m --load-format checkpoint --dtype f16", "--dtype: with --load-format checkpoint"},
+                  {"bench -m m --load-format checkpoint --dummy-dir d", "--dummy-dir: with --load-format checkpoint"}});
+  EXPECT_EQ(parsed<PlanOptions>(plan + "--backend cuda --gpu-memory 16GiB --hardware p.json").engine.gpu_memory_bytes, 16 * kGiB);
+  EXPECT_EQ(parsed<PlanOptions>(plan + "-i in --chat-template t.jinja").chat_template, "t.jinja");
+  EXPECT_EQ(parsed<PlanOptions>(plan).dtype, "");
+  EXPECT_EQ(parse_command_line(words_of(plan), {"FLEXGEN_TRACE=t", "FLEXGEN_CHAT_TEMPLATE=t"}).index(), 0u) << "which are for other commands";
+  EXPECT_EQ(parse_command_line(words_of("bench -m m --load-format checkpoint"), {"FLEXGEN_DUMMY_DIR=d"}).index(), 0u) << "which is for other models";
+}
+
+TEST(Options, WhatCannotBeHonouredIsRefusedAtTheStart) {
+  const std::string map = "map -m m -i t.csv -o o.csv -t p.j2 --json-schema s ";
+  expect_refused({{map + "--min-tokens 5", "--json-schema: the schema says where the answer ends; leave --min-tokens out"},
+                  {"bench -m m --peers accelerate --peer-policy x", "--peer-policy: it is for flexllmgen"},
+                  {"bench -m m --backend cuda --peers flexllmgen --peer-batch 8", "--peer-batch: it is for accelerate"},
+                  {"serve -m m --max-body 8Mo", "--max-body: "},
+                  {"serve -m m --state s --max-file 8Mo", "--max-file: "},
+                  {kBatch + "--shard 4/4", "--shard 4/4: give I/N"},
+                  {kBatch + "--shard x", "--shard x: give I/N"},
+                  {kBatch + "--stages 2:2", "--stages 2:2: this process was started alone"},
+                  {"bench -m m --pipeline-stages 2", "--pipeline-stages 2: this process was started alone"}});
+  EXPECT_EQ(parsed<MapOptions>(map + "--min-tokens 0").json_schema, "s");
+  EXPECT_EQ(parsed<BenchOptions>("bench -m m --peers accelerate --peer-batch 8").peers.batch_sizes, std::vector<int64_t>{8});
+}
+
+// By what mpirun says: a single process is as good as one that was started alone.
+TEST(Options, WhatIsForOneProcessIsRefusedOfSeveral) {
+  const auto with = [](const char* processes, const std::string& line) {
+    setenv("OMPI_COMM_WORLD_SIZE", processes, 1);
+    const auto result = parse_command_line(words_of(line));
+    unsetenv("OMPI_COMM_WORLD_SIZE");
+    return result.index() == 0 ? std::string() : std::get<CommandText>(result).text;
+  };
+  for (const std::string& line : {kBatch + "--efficiency", std::string("run-batch -m m -o out -i -"), kBatch + "--kv-cache-dtype bf16,int4"}) {
+    EXPECT_EQ(with("1", line), "") << line;
+    EXPECT_NE(with("2", line), "") << line;
+  }
+  EXPECT_EQ(with("2", kBatch + "--stages 2:2"), "");
+  EXPECT_THAT(with("1", kBatch + "--stages 2:2"), HasSubstr("started alone"));
 }
 
 TEST(Options, UnknownArgumentsAreListedAsGiven) {

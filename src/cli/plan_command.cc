@@ -32,8 +32,7 @@ namespace {
 
 std::unique_ptr<Model> planned_model(const PlanOptions& options) {
   if (is_checkpoint(options.model)) return Model::load(options.model, options.engine.model.ignored_config_fields);
-  const DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
-  return Model::of_shape(parse_config(config_text(options.model), "", options.model, options.engine.model.ignored_config_fields), dtype);
+  return Model::of_shape(parse_config(config_text(options.model), "", options.model, options.engine.model.ignored_config_fields), shape_dtype(options.dtype));
 }
 
 constexpr int64_t kTextBytesPerToken = 4;  // English text; other languages and code take more tokens
@@ -104,6 +103,10 @@ int plan_command(const PlanOptions& given) {
   PlanOptions options = given;
   options.model = find_model_or_shape(given.model, given.engine.model.revision);
   EngineOptions engine = engine_options(options.engine, options.model);
+  const bool has_weights = is_checkpoint(options.model);
+  if (has_weights && !options.dtype.empty())
+    fail_user("--dtype {}: {} is a checkpoint, whose weights have types of their own; leave it out (--weight-dtype makes others of them)", options.dtype,
+              options.model);
   const auto open_model = [&] { return planned_model(options); };
   engine.expert_skew = options.expert_skew;
   const std::vector<DtypePair> allowed = allowed_dtypes(options.engine);
@@ -115,7 +118,6 @@ int plan_command(const PlanOptions& given) {
 
   std::vector<DtypePair> planned = allowed;
   planned.push_back({"int4", "int4"});  // what would help is planned for too
-  const bool has_weights = is_checkpoint(options.model);
   const std::string other_directory = has_weights ? "" : std::filesystem::temp_directory_path().string();
   FileSystem files;
   const HardwareProfile hardware = profile_for(options.engine,
@@ -129,7 +131,10 @@ int plan_command(const PlanOptions& given) {
   if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
   engine = with_types(engine, choice.types);
   const DType compute = compute_dtype_of(engine, *model);
-  model = model_to_plan(engine, open_model());
+  if (engine.disk_directory.empty() && dtype_to_make(engine, *model))
+    notes.push_back(fmt::format("--weight-dtype {}: a run makes these weights once and keeps them on disk, so it needs --disk-dir", engine.weight_dtype));
+  weight_range_of(engine);  // a way to quantize that a run refuses
+  model = model_to_plan(engine, std::move(model));
   check_matmul_dtype(engine, *model);
   const Precision precision = precision_of(engine, *model, compute);
 

@@ -44,10 +44,10 @@ class ServeDefinition : public CommandDefinition {
     options_.engine = checked_engine_flags(engine_, app);
     for (const std::string& key : options_.api_keys)
       if (key.empty()) fail_user("--api-key is empty");
-    options_.max_body_bytes = parse_size_bytes(max_body_);
+    options_.max_body_bytes = size_of(max_body_, "--max-body");
     if (options_.max_body_bytes < 1024 || options_.max_body_bytes > kMaxLineBytes)
       fail_user("--max-body {}: give a size from 1KiB to {}", max_body_, format_bytes(kMaxLineBytes));
-    options_.max_file_bytes = parse_size_bytes(max_file_);
+    options_.max_file_bytes = size_of(max_file_, "--max-file");
     if (options_.max_file_bytes < 1024) fail_user("--max-file {}: give a size from 1KiB on", max_file_);
     if (given("--max-file") && options_.state_directory.empty()) fail_user("--max-file goes with --state");
     return options_;

@@ -47,11 +47,6 @@ std::unique_ptr<Device> make_device(const EngineOptions& options) {
   return nullptr;
 }
 
-/// Whether every matrix has this type already.
-bool has_dtype(const Model& model, DType dtype) {
-  return std::all_of(model.weights().begin(), model.weights().end(), [&](const WeightSpec& weight) { return weight.always_resident || weight.dtype == dtype; });
-}
-
 std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, const Model& model, DType dtype) {
   const bool int8_products = options.matmul_dtype == "int8";
   if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
@@ -92,10 +87,9 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   if (device_) open_device();
   else kernels_ = make_kernels(options_, *model_, compute_dtype_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
-  const std::optional<DType> dtype = weight_dtype_of(options_);
-  weight_range_ = weight_range_of(options_, dtype);
-  const bool other_dtype = dtype && !has_dtype(*model_, *dtype);
-  if (other_dtype || has_turned_weights(*model_)) prepare_weights(other_dtype ? dtype : std::nullopt);
+  weight_range_ = weight_range_of(options_);
+  const std::optional<DType> made = dtype_to_make(options_, *model_);
+  if (made || has_turned_weights(*model_)) prepare_weights(made);
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();

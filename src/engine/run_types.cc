@@ -53,6 +53,12 @@ std::optional<DType> weight_dtype_of(const EngineOptions& options) {
   fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
 }
 
+std::optional<DType> dtype_to_make(const EngineOptions& options, const Model& model) {
+  const std::optional<DType> dtype = weight_dtype_of(options);
+  const auto has_it = [&](const WeightSpec& weight) { return weight.always_resident || weight.dtype == *dtype; };
+  return dtype && std::all_of(model.weights().begin(), model.weights().end(), has_it) ? std::nullopt : dtype;
+}
+
 void check_matmul_dtype(const EngineOptions& options, const Model& model) {
   if (options.matmul_dtype != "int8") return;
   const std::optional<DType> made = weight_dtype_of(options);
@@ -75,8 +81,9 @@ Precision precision_of(const EngineOptions& options, const Model& model, DType c
   return precision;
 }
 
-GroupRange weight_range_of(const EngineOptions& options, std::optional<DType> weights) {
+GroupRange weight_range_of(const EngineOptions& options) {
   const std::string& name = options.weight_quantization;
+  const std::optional<DType> weights = weight_dtype_of(options);
   if (name == "auto") return weights == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
   if (name != "minmax" && name != "mse") fail_user("--weight-quantization {}: auto, minmax or mse", name);
   if (!weights || !is_quantized(*weights)) fail_user("--weight-quantization {}: the weights are not quantized; add --weight-dtype int4 or int8", name);

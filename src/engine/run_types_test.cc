@@ -26,6 +26,22 @@ TEST(RunTypes, ProductsInIntegersNeedAWeightForThem) {
   EXPECT_THROW(check_matmul_dtype(options, *fixture("quantized-gpt_oss")), Error);
 }
 
+TEST(RunTypes, MatricesAreMadeWhereTheFilesHaveAnotherType) {
+  EngineOptions options;
+  const auto made = [&](const char* type) {
+    options.weight_dtype = type;
+    return dtype_to_make(options, *fixture("llama"));  // in F32
+  };
+  EXPECT_EQ(made("auto"), std::nullopt);
+  EXPECT_EQ(made("int4"), DType::kInt4);
+  EXPECT_EQ(made("bf16"), DType::kBF16);
+  EXPECT_EQ(weight_range_of(options), GroupRange::kMinMax);
+  options.weight_quantization = "mse";
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { weight_range_of(options); }), testing::HasSubstr("--weight-quantization mse: the weights are not quantized"));
+  options.weight_dtype = "int8";
+  EXPECT_EQ(weight_range_of(options), GroupRange::kMse);
+}
+
 // llama-quantize --token-embedding-type f32: the first tensor of the file alone is wide.
 TEST(RunTypes, TheMatricesOfBlocksDecideTheArithmetic) {
   TestFolder folder;

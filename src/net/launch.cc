@@ -29,4 +29,9 @@ std::optional<Launch> launched() {
   return launched([](const char* name) -> const char* { return std::getenv(name); });
 }
 
+bool launched_with_others() {
+  const std::optional<Launch> launch = launched();
+  return launch && launch->size != 1;
+}
+
 }  // namespace flexgen

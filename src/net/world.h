@@ -20,7 +20,9 @@ struct Launch {
 /// Who started this process together with others, by the variables that launchers set; nothing if it was started alone. Throws Error{user} for tasks of
 /// srun that cannot find each other.
 std::optional<Launch> launched();
-/// The same from given variables; `variable(name)` is null for one that is not set.
+/// Whether this process is one of several, or may be one.
+bool launched_with_others();
+/// launched() from given variables; `variable(name)` is null for one that is not set.
 std::optional<Launch> launched(const std::function<const char*(const char*)>& variable);
 
 class World {

@@ -47,7 +47,9 @@ class Search {
 
   Plan run() {
     if (on_gpu() && !in_.hardware.gpu)
-      fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
+      fail_user(
+          "the hardware profile '{}' has no GPU; give that of a machine with one (--hardware FILE), or plan for the processor, without --gpu-memory and --backend",
+          in_.hardware.name);
     if (largest_buffers_matter()) buffers_ = in_.request.buffer_counts_in_need();
     try_blocks();
     if (!best_) try_with_less();

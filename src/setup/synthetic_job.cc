@@ -19,6 +19,8 @@ std::string config_text(const std::string& model) {
   return *config;
 }
 
+DType shape_dtype(const std::string& name) { return name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBF16; }
+
 std::vector<std::pair<int64_t, int64_t>> synthetic_lengths(const std::pair<int64_t, int64_t>& prompt, const std::pair<int64_t, int64_t>& gen, int64_t count,
                                                            const ModelConfig& config, std::mt19937_64& random) {
   if (prompt.second + gen.second > config.max_positions)

@@ -8,11 +8,14 @@
 #include <vector>
 
 #include "model/config.h"
+#include "tensor/dtype.h"
 
 namespace flexgen {
 
 /// config.json of a directory, of a file, or of a shape known by name. Throws Error{user} naming the shapes for anything else.
 std::string config_text(const std::string& model);
+/// Of the weights that a shape gets: --dtype bf16, f16 or f32; empty: bf16.
+DType shape_dtype(const std::string& name);
 
 /// (prompt, tokens to generate) of each sequence, uniform in the ranges. Throws Error{user} if the longest are more than the model takes.
 std::vector<std::pair<int64_t, int64_t>> synthetic_lengths(const std::pair<int64_t, int64_t>& prompt, const std::pair<int64_t, int64_t>& gen, int64_t count,

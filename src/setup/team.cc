@@ -23,6 +23,8 @@ double wall_clock_s() { return std::chrono::duration<double>(std::chrono::system
 
 int stages_of(const TeamFlags& flags, int size) {
   if (flags.pipeline_stages == 0) return size;
+  if (flags.pipeline_stages == 1 && !flags.stage_split.empty())
+    fail_user("--stages {}: with --pipeline-stages 1 each process has all layers; leave one of them out", flags.stage_split);
   if (size % flags.pipeline_stages != 0)
     fail_user("--pipeline-stages {} with {} processes: they must be a multiple of it, as each replica has so many", flags.pipeline_stages, size);
   return flags.pipeline_stages;
@@ -148,17 +150,19 @@ void require_alone(const TeamFlags& flags, const char* command) {
   if (!flags.stage_split.empty()) fail_user("--stages {}: {} is done by one process", flags.stage_split, command);
 }
 
+void check_team_flags(const TeamFlags& flags) {
+  if (launched_with_others()) return;
+  if (!flags.stage_split.empty())
+    fail_user("--stages {}: this process was started alone; start one process a stage, like mpirun -n 2 flexgen ...", flags.stage_split);
+  if (flags.pipeline_stages > 1)
+    fail_user("--pipeline-stages {}: this process was started alone; start a multiple of {}, like mpirun -n {} flexgen ...", flags.pipeline_stages,
+              flags.pipeline_stages, flags.pipeline_stages);
+}
+
 std::unique_ptr<Team> Team::join(const TeamFlags& flags) {
-  const std::optional<Launch> launch = launched();
-  if (!launch || launch->size == 1) {
-    if (!flags.stage_split.empty())
-      fail_user("--stages {}: this process was started alone; start one process a stage, like mpirun -n 2 flexgen ...", flags.stage_split);
-    if (flags.pipeline_stages > 1)
-      fail_user("--pipeline-stages {}: this process was started alone; start a multiple of {}, like mpirun -n {} flexgen ...", flags.pipeline_stages,
-                flags.pipeline_stages, flags.pipeline_stages);
-    return nullptr;
-  }
-  std::unique_ptr<World> world = join_world(*launch, {flags.rank_timeout_s});
+  check_team_flags(flags);
+  if (!launched_with_others()) return nullptr;
+  std::unique_ptr<World> world = join_world(*launched(), {flags.rank_timeout_s});
   try {
     return std::unique_ptr<Team>(new Team(world, flags));
   } catch (const std::exception& error) {

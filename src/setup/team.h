@@ -26,6 +26,8 @@ struct TeamFlags {
   double rank_timeout_s = 20;
 };
 
+/// Throws Error{user} for flags of teams in a process that was started alone.
+void check_team_flags(const TeamFlags& flags);
 /// Refuses flags of teams in a process that is alone, and commands that cannot be done by several.
 void require_alone(const TeamFlags& flags, const char* command);
 
