@@ -92,7 +92,7 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
 std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata = {});
 
 /// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
-/// more than the caller's piece and 16 MiB in memory, off the page cache. The file is PATH.partial until close(), so that
+/// more than the caller's piece and 16 MiB in memory, off the page cache. The file is a PartialFile until close(), so that
 /// a killed write leaves nothing that looks like a checkpoint. One thread. Throws Error{io}: a full disk before the
 /// first byte is written.
 class SafetensorsWriter {
@@ -104,8 +104,10 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
   void append(const void* data, int64_t bytes);
-  /// Checks that all bytes came, syncs, and gives the file its name.
+  /// Checks that all bytes came, syncs, and gives the file its name, whatever has that now.
   void close();
+  /// The same unless a file of that name is there: false then, and it may be called again. What it has written goes with the writer.
+  bool close_if_new();
 
  private:
   struct State;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -334,6 +335,8 @@ TEST(Checkpoint, FingerprintSeesEveryTensorBesideExperts) {
   EXPECT_NE(fingerprint('q'), fingerprint('r'));
 }
 
+int64_t files_in(const TestFolder& folder) { return std::distance(std::filesystem::directory_iterator(folder.path()), std::filesystem::directory_iterator()); }
+
 TEST(SafetensorsWriter, RoundTrip) {
   TestFolder folder;
   std::mt19937_64 random(1);
@@ -356,7 +359,7 @@ TEST(SafetensorsWriter, RoundTrip) {
       writer.append(content.data() + cut, static_cast<int64_t>(content.size() - cut));
     }
     writer.close();
-    EXPECT_FALSE(std::filesystem::exists(folder.file("model.safetensors.partial")));
+    EXPECT_EQ(files_in(folder), 1);
     const Checkpoint checkpoint = Checkpoint::open(folder.path());
     ASSERT_EQ(checkpoint.tensors().size(), tensors.size());
     auto file = File::open(checkpoint.files()[0], FileMode::kReadDirect);
@@ -379,10 +382,25 @@ TEST(SafetensorsWriter, AnUnfinishedFileNeverHasTheName) {
     SafetensorsWriter writer(path, {{"t", DType::kF32, {1024}}});
     const std::string half(2048, 'x');
     writer.append(half.data(), 2048);
-    EXPECT_TRUE(std::filesystem::exists(path + ".partial"));
+    EXPECT_EQ(files_in(folder), 2);
   }
   EXPECT_EQ(read_whole(path), "the old one");
-  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+  EXPECT_EQ(files_in(folder), 1);
+}
+
+TEST(SafetensorsWriter, TwoOfOneFileDoNotMeet) {
+  TestFolder folder;
+  const std::string path = folder.file("model.safetensors"), content(4096, 'x');
+  SafetensorsWriter first(path, {{"t", DType::kF32, {1024}}}), second(path, {{"t", DType::kF32, {1024}}});
+  first.append(content.data(), 4096);
+  second.append(content.data(), 4096);
+  EXPECT_TRUE(first.close_if_new());
+  const std::string whole = read_whole(path);
+  EXPECT_FALSE(second.close_if_new());
+  std::filesystem::remove(path);
+  EXPECT_TRUE(second.close_if_new());
+  EXPECT_EQ(read_whole(path), whole);
+  EXPECT_EQ(files_in(folder), 1);
 }
 
 TEST(SafetensorsWriter, DiskFaultsAreReportedAndLeaveNothing) {

@@ -1,5 +1,6 @@
 #pragma once
-// DirectoryLock: one process of a machine at a time, for what all of them would do alike: preparing weights, measuring the machine.
+// DirectoryLock: one process of a machine at a time, for what all of them would do alike: preparing weights, measuring the machine. Network file systems lock no directories
+// between machines.
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -16,11 +17,6 @@ namespace flexgen {
 /// Held while it lives. A directory that is missing, or a file system that has no such locks, goes without. One thread.
 class DirectoryLock {
  public:
-  /// Waits for it.
-  explicit DirectoryLock(const std::string& directory) : descriptor_(open_directory(directory)) {
-    while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
-    }
-  }
   /// Waits for it, at most `limit_s`, and then goes without, as whoever has it may hang. waiting(false) is called if there is a wait, waiting(true) if it was in vain.
   DirectoryLock(const std::string& directory, double limit_s, const std::function<void(bool)>& waiting) : descriptor_(open_directory(directory)) {
     const auto start = std::chrono::steady_clock::now();

@@ -1,6 +1,5 @@
 // SafetensorsWriter: the caller fills one buffer while the disk writes the others.
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +8,6 @@
 #include <cctype>
 #include <cerrno>
 #include <condition_variable>
-#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <mutex>
@@ -22,12 +20,18 @@
 #include "io/async_disk.h"
 #include "io/checked_json.h"
 #include "io/checkpoint.h"
+#include "io/partial_file.h"
 #include "io/transfer.h"
 
 namespace flexgen {
 namespace {
 
 std::atomic<int64_t> bytes_written = 0;  // of files that are finished
+
+FileSystem& real_files() {
+  static FileSystem files;
+  return files;
+}
 
 /// The header, filled up with blanks so that the data start at a sector, and the bytes of data it describes.
 std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata) {
@@ -59,14 +63,6 @@ std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data
   return text;
 }
 
-void sync_folder(const std::string& path) {
-  // Best effort: the file itself is safe already.
-  const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return;
-  ::fsync(folder);
-  ::close(folder);
-}
-
 }  // namespace
 
 int64_t bytes_of(const TensorToWrite& tensor) {
@@ -89,24 +85,21 @@ struct SafetensorsWriter::State {
     bool busy = false;
   };
 
-  std::string path, partial;
-  std::shared_ptr<File> file;
+  PartialFile partial;
+  const std::string& path = partial.path();
+  const std::shared_ptr<File>& file = partial.file();
   std::array<Buffer, 4> buffers;
   size_t current = 0;
   int64_t filled = 0;     ///< bytes in the current buffer
   int64_t submitted = 0;  ///< bytes given to the disk
   int64_t total = 0;
-  bool closed = false;
+  bool finished = false;
   std::mutex mutex;
   std::condition_variable changed;
   std::exception_ptr error;
   std::unique_ptr<AsyncDisk> disk;  ///< last: drained before the buffers go
 
-  ~State() {
-    disk.reset();
-    // close() was not reached: leave nothing behind that takes space.
-    if (file && !closed) ::unlink(partial.c_str());
-  }
+  State(const std::string& path, FileSystem& files) : partial(path, files) {}
 
   void wait_until_free(Buffer& buffer) {
     std::unique_lock lock(mutex);
@@ -147,18 +140,26 @@ struct SafetensorsWriter::State {
       if (filled == kBufferBytes) submit_current();
     }
   }
+  void finish() {
+    if (finished) return;
+    FLEXGEN_CHECK(submitted + filled == total, "{}: {} of {} bytes", path, submitted + filled, total);
+    if (filled > 0) submit_current();
+    for (Buffer& buffer : buffers) wait_until_free(buffer);
+    const int descriptor = file->descriptor();
+    if (ftruncate(descriptor, total) != 0) throw file_error(path, fmt::format("cut it to {} bytes", total), errno);
+    if (fsync(descriptor) != 0) throw file_error(path, "write it to the disk", errno);
+    finished = true;
+    bytes_written += total;
+  }
 };
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors, FileSystem* file_system,
                                      const std::map<std::string, std::string>& metadata)
-    : state_(std::make_unique<State>()) {
+    : state_(std::make_unique<State>(path, file_system ? *file_system : real_files())) {
   State& state = *state_;
   int64_t data_bytes = 0;
   const std::string head = safetensors_head(tensors, &data_bytes, metadata);
-  state.path = path;
-  state.partial = path + ".partial";
   state.total = static_cast<int64_t>(head.size()) + data_bytes;
-  state.file = file_system ? file_system->open(state.partial, FileMode::kWriteDirect) : File::open(state.partial, FileMode::kWriteDirect);
   state.file->preallocate(state.total);
   state.disk = AsyncDisk::make({});
   append(head.data(), static_cast<int64_t>(head.size()));
@@ -169,17 +170,13 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 void SafetensorsWriter::append(const void* data, int64_t bytes) { state_->append(static_cast<const std::byte*>(data), bytes); }
 
 void SafetensorsWriter::close() {
-  State& state = *state_;
-  FLEXGEN_CHECK(!state.closed && state.submitted + state.filled == state.total, "{}: {} of {} bytes", state.path, state.submitted + state.filled, state.total);
-  if (state.filled > 0) state.submit_current();
-  for (State::Buffer& buffer : state.buffers) state.wait_until_free(buffer);
-  const int descriptor = state.file->descriptor();
-  if (ftruncate(descriptor, state.total) != 0) throw file_error(state.partial, fmt::format("cut it to {} bytes", state.total), errno);
-  if (fsync(descriptor) != 0) throw file_error(state.partial, "write it to the disk", errno);
-  if (std::rename(state.partial.c_str(), state.path.c_str()) != 0) throw file_error(state.path, "give the finished file its name", errno);
-  state.closed = true;
-  sync_folder(state.path);
-  bytes_written += state.total;
+  state_->finish();
+  state_->partial.replace();
+}
+
+bool SafetensorsWriter::close_if_new() {
+  state_->finish();
+  return state_->partial.take_free_name();
 }
 
 int64_t checkpoint_bytes_written() { return bytes_written; }

@@ -5,17 +5,23 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <span>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
+#include "io/directory_lock.h"
+#include "io/new_file.h"
+#include "io/partial_file.h"
 #include "io/whole_file.h"
 #include "model/model.h"
 
 namespace flexgen {
 namespace {
+
+/// The largest shapes take long to write.
+constexpr double kLongestWait_s = 3600;
 
 /// SplitMix64.
 uint64_t random_bits(uint64_t seed, uint64_t number) {
@@ -60,24 +66,33 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   namespace fs = std::filesystem;
   const fs::path root(directory);
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
-  const bool there = file_is_there((root / "model.safetensors").string());
-  if (there && read_file_if_there((root / "dummy_recipe.txt").string()) == recipe) return;
-  if (there && !file_is_there((root / "dummy_recipe.txt").string())) fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
-
-  ModelConfig config = parse_config(config_json, "", directory + "/config.json", ignored_config_fields);
-  std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
-  int64_t total = 0;
-  for (const TensorToWrite& tensor : tensors) total += bytes_of(tensor);
+  const std::string model = (root / "model.safetensors").string(), recipe_file = (root / "dummy_recipe.txt").string();
+  const auto is_ready = [&] { return file_is_there(model) && read_file_if_there(recipe_file) == recipe; };
+  if (is_ready()) return;
+  const ModelConfig config = parse_config(config_json, "", directory + "/config.json", ignored_config_fields);
   std::error_code failed;
   fs::create_directories(root, failed);
   if (failed) fail_io("cannot create {}: {}", directory, failed.message());
+  const DirectoryLock lock(directory, kLongestWait_s, [&](bool gives_up) {
+    if (gives_up) spdlog::warn("another process has had {} locked for {:.0f} s: writing dummy weights beside it", directory, kLongestWait_s);
+    else spdlog::info("another process writes dummy weights to {}: waiting for it", directory);
+  });
+  if (is_ready()) return;
+  if (file_is_there(model) && !file_is_there(recipe_file)) fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
+
+  std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
+  int64_t total = 0;
+  for (const TensorToWrite& tensor : tensors) total += bytes_of(tensor);
+  remove_abandoned_partials(directory);
   fs::space_info space = fs::space(root, failed);
   if (!failed && static_cast<int64_t>(space.available) < total + 64 * kMiB)
     fail_io("{} has {} free, the dummy checkpoint takes {}; give another --dummy-dir", directory, format_bytes(static_cast<int64_t>(space.available)),
             format_bytes(total));
-  fs::remove(root / "dummy_recipe.txt", failed);
+  // The recipe last, as a model without one is nobody's dummy.
+  fs::remove(model, failed);
+  fs::remove(recipe_file, failed);
 
-  SafetensorsWriter writer((root / "model.safetensors").string(), tensors);
+  SafetensorsWriter writer(model, tensors);
   std::vector<std::byte> piece(4 * kMiB);
   int64_t done = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
@@ -100,11 +115,10 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
       if (progress) progress(done, total);
     }
   }
-  writer.close();
-  std::ofstream(root / "config.json") << config_json;
-  std::ofstream out(root / "dummy_recipe.txt");
-  out << recipe;
-  if (!out.flush()) fail_io("cannot write to {}", directory);
+  replace_whole_file((root / "config.json").string(), config_json);
+  replace_whole_file(recipe_file, recipe);
+  // The model last: it is there when all is. One that another machine has finished meanwhile, and may read by now, stays.
+  writer.close_if_new();
 }
 
 }  // namespace flexgen

@@ -1,6 +1,7 @@
 #pragma once
 // Dummy checkpoints: random weights of sane scale for any shape, really written to disk (a sparse file would measure
-// nothing) and kept for the next run. One thread; one process a directory.
+// nothing) and kept for the next run. One thread; of several processes that want the same one, the
+// first on a machine writes it.
 
 #include <functional>
 #include <string>

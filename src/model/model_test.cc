@@ -7,12 +7,17 @@
 
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
+#include <thread>
 
 #include "base/units.h"
 #include "io/test_folder.h"
@@ -611,6 +616,45 @@ TEST(DummyCheckpoint, IsMadeOnceAndLoads) {
     ensure_dummy_checkpoint(directory, config, DType::kF16, 4, progress);
     EXPECT_NE(Model::load(directory)->fingerprint(), first);
   }
+}
+
+int64_t entries_of(const std::string& directory) {
+  return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());
+}
+
+/// Killed at any moment, it is written again: no folder is taken for a user's own.
+TEST(DummyCheckpoint, AKilledOneIsWrittenAgain) {
+  TestFolder folder;
+  const std::string directory = folder.file("dummy");
+  ensure_dummy_checkpoint(directory, kLlama, DType::kF16, 3, nullptr);
+  const std::string first = Model::load(directory)->fingerprint();
+  const pid_t child = fork();
+  if (child == 0) {
+    ensure_dummy_checkpoint(directory, kLlama, DType::kF16, 4, [](int64_t, int64_t) { _exit(0); });
+    _exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_EQ(WEXITSTATUS(status), 0);
+  ensure_dummy_checkpoint(directory, kLlama, DType::kF16, 3, nullptr);
+  EXPECT_EQ(Model::load(directory)->fingerprint(), first);
+  EXPECT_EQ(entries_of(directory), 3) << "something was left behind";
+}
+
+TEST(DummyCheckpoint, OfTwoProcessesOneWritesIt) {
+  TestFolder folder;
+  const std::string directory = folder.file("dummy");
+  std::atomic<int64_t> calls = 0;
+  std::thread second;
+  ensure_dummy_checkpoint(directory, kLlama, DType::kF16, 3, [&](int64_t, int64_t) {
+    if (!second.joinable()) {
+      second = std::thread([&] { ensure_dummy_checkpoint(directory, kLlama, DType::kF16, 3, [&](int64_t, int64_t) { ++calls; }); });
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    }
+  });
+  second.join();
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(entries_of(directory), 3);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -16,6 +17,7 @@
 #include "io/aligned_buffer.h"
 #include "io/checkpoint.h"
 #include "io/directory_lock.h"
+#include "io/partial_file.h"
 #include "io/transfer.h"
 #include "model/decoded_rows.h"
 
@@ -93,20 +95,49 @@ Form form_of(const Model& model, const Part& part, const PrepareOptions& options
 /// Whether the part is there, with the size and head that it should have. Its data are checked as they are read.
 bool is_ready(const Part& part, const Form& form, FileSystem& files) {
   std::error_code failed;
-  const fs::file_status status = fs::status(part.path, failed);
-  if (!fs::exists(status)) return false;
-  if (fs::is_regular_file(status)) {
-    std::shared_ptr<File> file = files.open(part.path, FileMode::kRead);
-    std::string head(form.head.size(), '\0');
-    if (file->size() == form.file_bytes) {
-      file->read(0, {reinterpret_cast<std::byte*>(head.data()), head.size()});
-      if (head == form.head) return true;
-    }
-  }
+  if (!fs::is_regular_file(part.path, failed)) return false;
+  std::shared_ptr<File> file = files.open(part.path, FileMode::kRead);
+  std::string head(form.head.size(), '\0');
+  if (file->size() != form.file_bytes) return false;
+  file->read(0, {reinterpret_cast<std::byte*>(head.data()), head.size()});
+  return head == form.head;
+}
+
+/// What has the name of a part that is_ready() denies.
+void remove_unready(const Part& part) {
+  std::error_code failed;
+  if (!fs::exists(fs::symlink_status(part.path, failed))) return;
   spdlog::info("{} is not whole, or not from this model and version: it is made anew", part.path);
   fs::remove_all(part.path, failed);
-  return false;
 }
+
+/// Whose turn it is to make parts in a folder: replicas and shards of a machine want the same ones, and each is made once.
+class Turn {
+ public:
+  explicit Turn(std::string directory) : directory_(std::move(directory)) {}
+
+  /// Waits until nobody else makes parts, or this one is ready: null then. Whoever hangs is waited for but so long; two that make the same part do no harm.
+  std::unique_ptr<DirectoryLock> wait(const std::function<bool()>& is_ready) {
+    constexpr double kLook_s = 0.2;
+    const auto start = std::chrono::steady_clock::now();
+    while (!is_ready()) {
+      bool in_vain = false;
+      auto lock = std::make_unique<DirectoryLock>(directory_, kLook_s, [&](bool gives_up) { in_vain = gives_up; });
+      if (!in_vain) return is_ready() ? nullptr : std::move(lock);
+      if (!std::exchange(told_, true)) spdlog::info("another process prepares weights in {}: waiting for it", directory_);
+      if (seconds_since(start) < limit_s_) continue;
+      if (limit_s_ > 0) spdlog::warn("another process has had {} locked for {:.0f} s: preparing weights beside it", directory_, limit_s_);
+      limit_s_ = 0;
+      return lock;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::string directory_;
+  double limit_s_ = 600;
+  bool told_ = false;
+};
 
 /// Bytes of a row as the file has it: of a transposed matrix a row is what belongs to one column.
 int64_t stored_row_bytes(const WeightSpec& weight) { return weight.turned_of > 0 ? size_bytes(weight.dtype, weight.turned_of) : weight.row_bytes(); }
@@ -216,6 +247,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   std::error_code failed;
   fs::create_directories(directory, failed);
   if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
+  remove_abandoned_partials(directory.string());
 
   const std::vector<Part> parts = parts_of(model, options.dtype, directory);
   int64_t total = 0, done = 0, widest = 0, made = 0, panel_bytes = 0;
@@ -237,12 +269,15 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   std::vector<std::string> paths;
   std::vector<SummedData> sums;
   std::vector<FileStamp> stamps;
+  Turn turn(directory.string());
   for (const Part& part : parts) {
     const Form form = form_of(model, part, options);
-    const DirectoryLock lock(directory.string());  // replicas and shards want the same parts: one that another is making is ready then
-    if (is_ready(part, form, files)) {
+    const auto ready = [&] { return is_ready(part, form, files); };
+    const std::unique_ptr<DirectoryLock> lock = turn.wait(ready);
+    if (!lock) {
       for (int index : part.weights) done += model.weights()[static_cast<size_t>(index)].bytes();
     } else {
+      remove_unready(part);
       SafetensorsWriter writer(part.path, form.tensors, &files, form.metadata);
       SectorSummer summer(form.summed.seed);
       auto append = [&](const std::byte* data, int64_t bytes) {
@@ -282,7 +317,8 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
       }
       const std::vector<uint32_t> words = summer.finish();
       writer.append(words.data(), std::ssize(words) * static_cast<int64_t>(sizeof(uint32_t)));
-      writer.close();
+      // Locks do not reach other machines: what one of them has finished meanwhile, and may read by now, stays.
+      if (!writer.close_if_new() && !ready()) writer.close();
     }
     int64_t offset = form.summed.start;
     for (int index : part.weights) {

@@ -1,7 +1,7 @@
 #pragma once
 // Prepared weights: a checkpoint's matrices in another type, or turned where it holds them transposed, made once and streamed from then on
-// (docs/file_formats.md). A folder for each checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process writes it at a time; a
-// killed one is continued by the next.
+// (docs/file_formats.md). A folder for each checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process of a machine
+// writes it at a time; those of several machines that share the folder may make the same file, and take the one that is finished first. A killed one is continued by the next.
 
 #include <functional>
 #include <optional>

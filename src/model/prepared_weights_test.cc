@@ -3,19 +3,23 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <thread>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
+#include "io/directory_lock.h"
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/decoded_rows.h"
@@ -248,6 +252,50 @@ TEST_F(PreparedWeights, AKilledRunGoesOnToTheSameFiles) {
     EXPECT_EQ(contents(folder_.path() / name), whole) << survives;
   }
   EXPECT_GE(killed, 5);
+}
+
+/// Another machine, whose locks are not seen here, makes the same parts in the same folder and is first with one.
+TEST_F(PreparedWeights, APartThatAnotherHasFinishedIsTaken) {
+  prepared("other", DType::kInt4, real_);
+  const auto whole = contents(folder_.path() / "other");
+  const std::string part = std::next(whole.begin())->first;
+  const fs::path theirs = folder_.path() / "mine" / part;
+  struct stat before {
+  }, after{};
+  bool came = false;
+  auto other_is_first = [&](int64_t, int64_t) {
+    if (came || !fs::exists(folder_.path() / "mine" / whole.begin()->first)) return;  // while the second is made
+    came = true;
+    fs::copy_file(folder_.path() / "other" / part, theirs);
+    ASSERT_EQ(stat(theirs.c_str(), &before), 0);
+  };
+  prepared("mine", DType::kInt4, real_, GroupRange::kMinMax, other_is_first);
+  ASSERT_TRUE(came);
+  EXPECT_EQ(contents(folder_.path() / "mine"), whole);
+  ASSERT_EQ(stat(theirs.c_str(), &after), 0);
+  EXPECT_EQ(after.st_ino, before.st_ino) << "they may be reading it";
+}
+
+TEST_F(PreparedWeights, AJobSaysThatItWaitsForAnother) {
+  prepared("a", DType::kInt4, real_);
+  const auto whole = contents(folder_.path() / "a");
+  const fs::path parts = (folder_.path() / "a" / whole.begin()->first).parent_path();
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  auto said = [] { return testing::internal::GetCapturedStderr() + testing::internal::GetCapturedStdout(); };
+  auto other = std::make_unique<DirectoryLock>(parts.string(), 0, [](bool) {});
+  prepared("a", DType::kInt4, real_);  // all is there: nothing to wait for
+  EXPECT_EQ(said(), "");
+  fs::remove(folder_.path() / "a" / whole.begin()->first);
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  std::thread waiting([&] { prepared("a", DType::kInt4, real_); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  EXPECT_NE(contents(folder_.path() / "a"), whole);
+  other.reset();
+  waiting.join();
+  EXPECT_THAT(said(), testing::HasSubstr("another process prepares weights"));
+  EXPECT_EQ(contents(folder_.path() / "a"), whole);
 }
 
 TEST_F(PreparedWeights, WhatIsNotWholeIsMadeAgain) {
