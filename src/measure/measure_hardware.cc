@@ -16,6 +16,7 @@
 #include "backend/lane.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "base/units.h"
 #include "generation/logit_reader.h"
@@ -281,6 +282,27 @@ class DiskLoad {
   int64_t at_ = 0;
 };
 
+/// A new file in options.directory for what is written: smaller where little is free, as others need that; null, and said, where there is too little.
+std::shared_ptr<File> file_to_write(const MeasureOptions& options, FileSystem& files) {
+  constexpr int64_t kLeast = 4 * DiskLoad::kBlock;
+  int64_t bytes = (options.quick ? 256 : 1024) * kMiB;
+  std::error_code unknown;
+  const std::filesystem::space_info space = std::filesystem::space(options.directory, unknown);
+  if (!unknown) bytes = std::min(bytes, round_down(static_cast<int64_t>(space.available / 4), DiskLoad::kBlock));
+  std::string why = fmt::format("{} has {} free", options.directory, format_bytes(static_cast<int64_t>(space.available)));
+  if (bytes >= kLeast) {
+    std::shared_ptr<File> file = files.open(options.directory + "/flexgen-measure.tmp", FileMode::kSpill);
+    try {
+      file->preallocate(bytes);
+      return file;
+    } catch (const Error& error) {  // a quota, for one
+      why = error.what();
+    }
+  }
+  spdlog::warn("{}: how fast this disk writes is not measured but assumed; `flexgen doctor --measure --disk-dir DIR` measures it once there is room", why);
+  return nullptr;
+}
+
 DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kernels& kernels, DType compute, DType weights, Doubt& doubt) {
   DiskProfile disk;
   const double time_s = options.quick ? 0.8 : 2.5;
@@ -325,14 +347,11 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   };
   // Before anything is written, if there is something to read: disks are busy with that long after they have taken it.
   if (!to_read.empty()) measure_reading();
-  std::shared_ptr<File> to_write;
-  if (!options.directory.empty()) {
-    const int64_t bytes = (options.quick ? 256 : 1024) * kMiB;
-    to_write = files.open(options.directory + "/flexgen-measure.tmp", FileMode::kSpill);
-    to_write->preallocate(bytes);
+  const std::shared_ptr<File> to_write = options.directory.empty() ? nullptr : file_to_write(options, files);
+  if (to_write) {
     {
       DiskLoad writing({to_write}, true);
-      const int64_t blocks = bytes / DiskLoad::kBlock;
+      const int64_t blocks = to_write->size() / DiskLoad::kBlock;
       int64_t written = 0;
       writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
       disk.write_bytes_per_s = bytes_per_s(writing, "writing the disk");

@@ -31,9 +31,10 @@ int64_t measured_width(double hidden_size);
 struct MeasureOptions {
   MeasuredTypes types;
   int threads = 0;
-  bool quick = false;                   ///< fewer sizes, shorter
-  std::vector<std::string> read_files;  ///< what disk reads are measured on; empty: a file of 1 GiB written for it
-  std::string directory;                ///< where that file and the writes go; empty: writes are not measured, a share of the reads is assumed
+  bool quick = false;  ///< fewer sizes, shorter
+  std::vector<std::string>
+      read_files;         ///< what disk reads are measured on; empty: a file of 1 GiB (256 MiB if quick, no more than a quarter of what is free) written for it
+  std::string directory;  ///< where that file and the writes go; empty, or no room there: writes are not measured, a speed is assumed
   std::function<void(const std::string&)> progress = {};  ///< what is measured now; may be empty
 };
 
