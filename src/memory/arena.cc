@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 
 #include "backend/cpu/worker_team.h"
 #include "base/cores.h"
@@ -23,12 +24,19 @@ void touch_stretch(std::byte* memory, int64_t bytes, int64_t all_bytes) {
   std::memset(memory, 0, static_cast<size_t>(bytes));  // kernels before 5.14
 }
 
-/// The kernel clears pages in the thread that touches them, at a few GiB/s: all cores share the work.
+/// The kernel clears pages in the thread that touches them, at a few GiB/s: all cores share the work. Where there are no threads to be had for that, fewer do.
 void touch(std::byte* memory, int64_t bytes) {
   constexpr int64_t kStretch = 32 * kMiB;
   const int64_t stretches = ceil_div(bytes, kStretch);
-  WorkerTeam team(static_cast<int>(std::min<int64_t>(usable_cores(), ceil_div(stretches, 4))));
-  team.run(team.size(), stretches, [&](int64_t i, int) { touch_stretch(memory + i * kStretch, std::min(kStretch, bytes - i * kStretch), bytes); });
+  std::unique_ptr<WorkerTeam> team;
+  for (auto threads = static_cast<int>(std::min<int64_t>(usable_cores(), ceil_div(stretches, 4))); !team; threads = std::max(1, threads / 2)) {
+    try {
+      team = std::make_unique<WorkerTeam>(threads);
+    } catch (const Error&) {
+      if (threads == 1) throw;
+    }
+  }
+  team->run(team->size(), stretches, [&](int64_t i, int) { touch_stretch(memory + i * kStretch, std::min(kStretch, bytes - i * kStretch), bytes); });
 }
 
 }  // namespace
