@@ -70,7 +70,8 @@ void PosixFile::preallocate(int64_t bytes) {
       fill_with_zeros(info.st_size, bytes);
       return;
     } catch (const Error&) {
-      if (fstatvfs(descriptor_, &space) != 0 || space.f_bavail > 0) throw;
+      struct statvfs filled {};
+      if (fstatvfs(descriptor_, &filled) != 0 || filled.f_bavail > 0) throw;
       error = ENOSPC;
     }
   }
@@ -136,7 +137,7 @@ std::shared_ptr<File> File::open(const std::string& path, FileMode mode) {
     std::string name;
     descriptor = create_beside(path, O_RDWR | O_NONBLOCK, &name);
     if (descriptor >= 0) ::unlink(name.c_str());
-    direct = want_direct;  // set below, if it works
+    direct = descriptor >= 0 && fcntl(descriptor, F_SETFL, O_NONBLOCK | O_DIRECT) == 0;
   }
   if (descriptor < 0) throw file_error(path, what, errno);
   struct stat info {};
