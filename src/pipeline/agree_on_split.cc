@@ -1,23 +1,12 @@
 #include "pipeline/agree_on_split.h"
 
 #include <algorithm>
-#include <fstream>
 
+#include "base/cores.h"
 #include "base/error.h"
 #include "net/message.h"
 
 namespace flexgen {
-namespace {
-
-/// The same for all processes of a machine, containers included; empty if it cannot be told.
-std::string machine_id() {
-  std::string id;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
-  return id;
-}
-
-}  // namespace
-
 SplitAgreement agree_on_split(Port& port, const Model& model, const SplitInput& input) {
   const std::string id = machine_id();
   MessageWriter own;

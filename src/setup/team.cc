@@ -1,12 +1,12 @@
 #include "setup/team.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/last_words.h"
 #include "base/log.h"
@@ -30,15 +30,11 @@ int stages_of(const TeamFlags& flags, int size) {
   return flags.pipeline_stages;
 }
 
-/// Cores that a launcher bound this process to, or its share of all; a quota is shared as well.
-int share_of_cores(int local_size) {
+/// How many threads a rank has where nobody says: its share of the cores that it may run on (launchers bind ranks to all, to some that others have too, or to their own), and of a quota.
+int share_of_threads(const std::vector<int>& cores, const std::vector<std::vector<int>>& cores_of_machine, int local_size) {
   CpuStatus cpu = read_cpu_status();
-  const int sharers = std::max(1, local_size);
-  cpu_set_t launcher;
-  const int of_launcher =
-      sched_getaffinity(getppid(), sizeof(launcher), &launcher) == 0 ? CPU_COUNT(&launcher) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  if (cpu.cores >= of_launcher) cpu.cores = std::max(1, cpu.cores / sharers);
-  if (cpu.quota) cpu.quota = *cpu.quota / sharers;
+  if (!cores.empty()) cpu.cores = share_of_cores(cores, cores_of_machine);
+  if (cpu.quota) cpu.quota = *cpu.quota / std::max(1, local_size);
   return cpu.threads();
 }
 
@@ -177,10 +173,19 @@ Team::Team(std::unique_ptr<World>& world, const TeamFlags& flags) : Team(world->
 Team::Team(Port& world, int local_size, const TeamFlags& flags)
     : world_port_(&world), local_size_(local_size), num_stages_(stages_of(flags, world.size())),
       stages_(world, world.rank() / num_stages_ * num_stages_, num_stages_), stage_split_(flags.stage_split) {
-  MessageWriter time;
-  time.add(wall_clock_s());
-  const std::vector<std::string> times = all_gather(world, time.text());
-  start_s_ = MessageReader(times.front()).value<double>();
+  const std::vector<int> cores = usable_core_numbers();
+  const std::string machine = machine_id();
+  MessageWriter own;
+  own.add(wall_clock_s()).add(machine).add(cores);
+  const std::vector<std::string> all = all_gather(world, own.text());
+  start_s_ = MessageReader(all.front()).value<double>();
+  std::vector<std::vector<int>> cores_of_machine;
+  for (const std::string& text : all) {
+    MessageReader rank(text);
+    rank.value<double>();
+    if (rank.text() == machine) cores_of_machine.push_back(rank.values<int>());
+  }
+  threads_ = share_of_threads(cores, cores_of_machine, local_size);
 }
 
 Team::~Team() { stop_sharing(); }
@@ -194,7 +199,7 @@ std::vector<int> Team::other_leads() const {
 EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options = flexgen::engine_options(flags, model_directory, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
-  if (flags.threads == 0 && flags.backend != "reference") options.threads = share_of_cores(local_size_);
+  if (flags.threads == 0 && flags.backend != "reference") options.threads = threads_;
   if (num_stages_ > 1) {
     options.stages.port = &stages_;
     options.learn_hardware = [flags](Engine& engine) { set_hardware(engine, flags); };

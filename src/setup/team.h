@@ -78,6 +78,7 @@ class Team {
   std::unique_ptr<World> world_;  // null in tests
   Port* world_port_;
   int local_size_;
+  int threads_ = 1;  ///< this rank's share of its machine's
   int num_stages_;
   SubPort stages_;
   std::string stage_split_;
