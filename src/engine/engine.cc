@@ -183,7 +183,7 @@ RunReport Engine::follow() {
       continue;
     }
     start_ = std::chrono::steady_clock::now();
-    FollowSteps steps(options_.stages, policy_.num_micro_batches, model_->config().vocab_size, logit_store_);
+    FollowSteps steps(options_.stages, policy_.num_micro_batches, model_->config().vocab_size, logit_store_, [this] { watch_->check_bytes(); });
     {
       std::lock_guard lock(running_mutex_);
       following_ = true;

@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <functional>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -33,8 +36,12 @@ namespace {
 
 class MapSink : public CompletionSink {
  public:
-  void accept(Completion completion) override { EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second); }
+  void accept(Completion completion) override {
+    EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second);
+    if (on_answer) on_answer();
+  }
   std::map<int64_t, Completion> completions;
+  std::function<void()> on_answer;
 };
 
 const char* kLlama = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 5, "num_attention_heads": 6,
@@ -83,7 +90,7 @@ struct Outcome {
 
 /// A thread a rank. `options` has one entry a rank.
 Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr,
-            std::optional<Workload> workload = {}) {
+            std::optional<Workload> workload = {}, std::function<void()> on_answer = nullptr) {
   const auto count = static_cast<int>(options.size());
   LocalPorts ports(count);
   Outcome outcome;
@@ -92,6 +99,7 @@ Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requ
   outcome.blocks.resize(options.size());
   outcome.types.resize(options.size());
   MapSink sink;
+  sink.on_answer = std::move(on_answer);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < count; ++rank)
     threads.emplace_back([&, rank] {
@@ -491,6 +499,23 @@ TEST(Pipeline, AStopEndsAllStages) {
   for (const std::string& error : outcome.errors) EXPECT_EQ(error, "");
   EXPECT_TRUE(outcome.reports[0].stopped);
   EXPECT_TRUE(outcome.completions.empty());
+}
+
+// Its weights are its own: no other rank can see that they change.
+TEST(Pipeline, AWriteToALaterStagesFilesEndsTheJobAtItsNextStep) {
+  const std::string clean = checkpoint("llama", kLlama, DType::kBF16), copy = process_folder() + "/pipeline-written";
+  std::filesystem::copy(clean, copy);
+  std::mt19937 random(14);
+  const auto requests = random_requests(random, 40);
+  std::vector<EngineOptions> options(2, plain_options(clean));
+  for (EngineOptions& own : options) own.policy.micro_batch_size = 2;
+  options[1].model_directory = copy;
+  const std::filesystem::path weights = copy + "/model.safetensors";
+  const Outcome outcome = run(options, requests, nullptr, {},
+                              [&] { std::filesystem::last_write_time(weights, std::filesystem::last_write_time(weights) + std::chrono::seconds(1)); });
+  for (const std::string& error : outcome.errors) EXPECT_THAT(error, testing::HasSubstr("was written to while it was in use"));
+  EXPECT_GT(outcome.completions.size(), 0u);
+  EXPECT_LT(outcome.completions.size(), requests.size() / 2);
 }
 
 TEST(Pipeline, AFailureOfAnyRankEndsAllAndIsNamed) {

@@ -31,7 +31,7 @@ std::string message_of(std::exception_ptr error) {
 }
 
 LeadSteps::~LeadSteps() {
-  // Nobody may write into a message that is gone.
+  // The others are not to wait for more plans. What is still to come has its place until it is here.
   for (auto& expected : expected_)
     if (expected && !expected->arrived.done()) link_.port->abort("the first stage has ended");
 }
@@ -58,9 +58,11 @@ void LeadSteps::submitted(const std::shared_ptr<BatchPlan>& plan) {
   const auto batch = static_cast<size_t>(plan->batch);
   if (expected_.size() <= batch) expected_.resize(batch + 1);
   FLEXGEN_CHECK(!expected_[batch], "results of micro-batch {} were not taken", batch);
-  expected_[batch] = std::make_unique<Expected>();
-  expected_[batch]->reader = std::static_pointer_cast<LogitReader>(plan->sink);
-  expected_[batch]->arrived = link_.port->receive(link_.num_stages() - 1, Channel::kResult, &expected_[batch]->message);
+  auto expected = std::make_shared<Expected>();
+  expected->reader = std::static_pointer_cast<LogitReader>(plan->sink);
+  expected->arrived = link_.port->receive(link_.num_stages() - 1, Channel::kResult, &expected->message);
+  expected->arrived.on_done([expected] {});  // kept until nobody writes into the message any more
+  expected_[batch] = std::move(expected);
 }
 
 void LeadSteps::take(int64_t batch) {
@@ -78,8 +80,8 @@ void LeadSteps::settle() {
 
 void LeadSteps::failed(std::exception_ptr error) { link_.port->abort(message_of(error)); }
 
-FollowSteps::FollowSteps(StageLink link, int64_t num_batches, int64_t vocab_size, std::span<float> logit_store)
-    : link_(link), vocab_size_(vocab_size), plans_(static_cast<size_t>(num_batches)) {
+FollowSteps::FollowSteps(StageLink link, int64_t num_batches, int64_t vocab_size, std::span<float> logit_store, std::function<void()> before_step)
+    : link_(link), vocab_size_(vocab_size), before_step_(std::move(before_step)), plans_(static_cast<size_t>(num_batches)) {
   const size_t share = logit_store.size() / static_cast<size_t>(num_batches);
   for (size_t i = 0; i < plans_.size(); ++i) logit_stores_.push_back(logit_store.subspan(i * share, share));
 }
@@ -101,6 +103,7 @@ bool FollowSteps::finished() {
 std::shared_ptr<BatchPlan> FollowSteps::next(int64_t step, int64_t batch) {
   const auto index = static_cast<size_t>(batch);
   PlanMessage message = receive();
+  if (batch == 0 && before_step_) before_step_();
   // So far ahead of the compute lane and no further.
   if (plans_[index]) plans_[index]->done.wait();
   plans_[index] = std::move(message.plan);

@@ -3,7 +3,7 @@
 // that the last stage finds come back to it. So all stages walk the same schedule in the same order, each over its own layers. Host thread of the stage.
 
 #include <atomic>
-#include <deque>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -38,14 +38,14 @@ class LeadSteps : public StepSource {
   Batcher& batcher_;
   StageLink link_;
   const std::atomic<bool>& stop_;
-  std::vector<std::unique_ptr<Expected>> expected_;  ///< a batch: results of its newest plan, or null
+  std::vector<std::shared_ptr<Expected>> expected_;  ///< a batch: results of its newest plan, or null
 };
 
 /// The plans of the first stage, as a later stage gets them and hands them on.
 class FollowSteps : public StepSource {
  public:
-  /// `logit_store`: as the batcher's, on the last stage.
-  FollowSteps(StageLink link, int64_t num_batches, int64_t vocab_size, std::span<float> logit_store);
+  /// `logit_store`: as the batcher's, on the last stage. `before_step` may throw; may be empty.
+  FollowSteps(StageLink link, int64_t num_batches, int64_t vocab_size, std::span<float> logit_store, std::function<void()> before_step = nullptr);
 
   std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) override;
   bool finished() override;
@@ -57,6 +57,7 @@ class FollowSteps : public StepSource {
 
   StageLink link_;
   int64_t vocab_size_;
+  std::function<void()> before_step_;
   std::vector<std::span<float>> logit_stores_;     ///< a batch
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: the newest
 };
