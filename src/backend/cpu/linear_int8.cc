@@ -31,10 +31,14 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
   const int team = team_.workers_for(flops / 3);
 
   if (const auto count = static_cast<size_t>(num_rows * num_groups); count > scales_.size()) {
-    codes_ = hwy::AllocateAligned<int8_t>(count * static_cast<size_t>(kQuantGroup));
     scales_.resize(count);
     offsets_.resize(count);
     starts_.resize(count);
+  }
+  if (const auto bytes = static_cast<size_t>(num_rows * num_groups * group); bytes > codes_bytes_) {
+    codes_.reset();  // never both at once
+    codes_ = hwy::AllocateAligned<int8_t>(bytes);
+    codes_bytes_ = bytes;
   }
   int8_product::QuantizedRows quantized{.codes = codes_.get(), .scales = scales_.data(), .num_groups = num_groups, .group = group};
   if (in_parts) quantized.starts = starts_.data(), quantized.zero = int8_product::zero_of(weight.dtype);

@@ -32,7 +32,8 @@ class LinearInt8 {
 
   WorkerTeam& team_;
   hwy::AlignedUniquePtr<Worker[]> workers_;
-  hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line
+  hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line, or a half
+  size_t codes_bytes_ = 0;
   std::vector<float> scales_, offsets_, bias_;
   std::vector<int32_t> starts_;
   std::vector<LinearTile> tiles_;
