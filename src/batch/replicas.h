@@ -3,10 +3,13 @@
 // to be done; they send it their finished records, so that the job file's promises hold as they do for one process.
 
 #include <atomic>
+#include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "batch/choice_store.h"
@@ -32,7 +35,8 @@ void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job, const
 /// Fills `todo`, which must be empty.
 ReplicaJob hear_replica_job(Port& world, LineSet& todo);
 
-/// Rank 0: takes the records that the other replicas send. `append` is called in the port's thread, one at a time under `lock`; what it throws ends the job.
+/// Rank 0: takes the records that the other replicas send. `append` is called in a thread of its own, as a disk may stall for longer than a rank may be silent, one
+/// at a time under `lock`; what it throws ends the job.
 /// A record comes in pieces; one that is not whole yet waits in memory up to a bound, then in a temporary file in `directory`.
 class RecordCollector {
  public:
@@ -45,6 +49,23 @@ class RecordCollector {
 
  private:
   struct Source;
+  /// Does what it is given in a thread, in order.
+  class Worker {
+   public:
+    Worker();
+    ~Worker();
+    void give(std::function<void()> work);
+
+   private:
+    void loop();
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<std::function<void()>> given_;
+    bool ends_ = false;
+    std::thread thread_;
+  };
+  Worker worker_;
   std::vector<std::shared_ptr<Source>> sources_;
   std::shared_ptr<std::atomic<int64_t>> collected_ = std::make_shared<std::atomic<int64_t>>(0);
 };

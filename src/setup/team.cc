@@ -200,6 +200,7 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   EngineOptions options = flexgen::engine_options(flags, model_directory, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
   if (flags.threads == 0 && flags.backend != "reference") options.threads = threads_;
+  spdlog::debug("of these this rank has {} on disk, and {} threads", format_bytes(options.budgets.disk_bytes), options.threads);
   if (num_stages_ > 1) {
     options.stages.port = &stages_;
     options.learn_hardware = [flags](Engine& engine) { set_hardware(engine, flags); };
