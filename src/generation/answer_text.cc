@@ -33,7 +33,8 @@ bool AnswerText::add(int32_t token) {
     text_ += piece;
     return false;
   }
-  const std::string hidden = piece.empty() ? text_if_left_out(token) : "";
+  // A special token also ends a run of single bytes: then it comes behind their text.
+  const std::string hidden = text_if_left_out(token);
   // What the decoder holds back as it may yet change is what the reader would see if the answer ended here.
   const std::string held = piece.empty() && hidden.empty() ? complete(StreamDecoder(decoder_).finish()) : "";
   if (extend(piece + held, hidden)) return true;

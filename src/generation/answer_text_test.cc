@@ -141,6 +141,9 @@ TEST(AnswerText, SpecialTokensThatNobodySeesStopToo) {
   EXPECT_EQ(answer({"a", "<sep>", "b", "c"}, stop_at({"<sep>b"})), (Answer{"a", "<sep>b", 3}));
   EXPECT_EQ(answer({"a", "<sep>", "<end>", "c"}, stop_at({"<sep><end>"})), (Answer{"a", "<sep><end>", 3}));
   EXPECT_EQ(answer({"a", "<0xE4>", "<0xB8>", "<0xAD>", "<end>", "x"}, stop_at({"中x"})), (Answer{"a", "中x", 6}));
+  // Single bytes become text with the token behind them, here a special one.
+  EXPECT_EQ(answer({"a", "<0x0A>", "<end>", "b"}, stop_at({"\n<end>"})), (Answer{"a", "\n<end>", 3}));
+  EXPECT_EQ(answer({"a", "<0xE4>", "<0xB8>", "<0xAD>", "<end>", "x"}, stop_at({"中<end>"})), (Answer{"a", "中<end>", 5}));
   // What the reader sees counts as before, and a part of what nobody sees does not.
   EXPECT_EQ(answer({"a", "<sep>", "b", "c"}, stop_at({"ab"})), (Answer{"", "ab", 3}));
   EXPECT_EQ(answer({"a", "<sep>", "b"}, stop_at({">b", "<", "sep"})), (Answer{"ab", "", 3}));
