@@ -32,7 +32,7 @@ constexpr const char* kPromptPath = "body.prompt";
 constexpr const char* kMessagesPath = "body.messages";
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
-constexpr size_t kMaxStopTokenIds = 1024, kMaxLogprobTokenIds = 128, kMaxBadWords = 1000;
+constexpr size_t kMaxStopTokenIds = 1024, kMaxBadWords = 1000;
 constexpr double kLeastRepetition = 1e-3;
 // Logits divided by less are infinite in fp32; long before that only the likeliest token is left.
 constexpr double kLeastTemperature = 1e-30;
@@ -357,7 +357,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
       refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));
     }
     limits.chat->tell_form(conversation, text, &*request->chat);
-    request->params.answers_afresh = true;
+    request->params.answers_afresh = !conversation.continue_final_message;
     if (request->chat->channels && request->params.grammar && !choice.grammar)
       refuse_value(kMessagesPath,
                    "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
@@ -433,7 +433,11 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   params.top_logprobs = chat ? parse_chat_logprobs(body) : parse_logprobs(body);
   params.prompt_logprobs = body.integer("prompt_logprobs", -1, 0, 20);
   params.logprob_token_ids = parse_token_ids(body, "logprob_token_ids", kMaxLogprobTokenIds, limits);
-  if (!params.logprob_token_ids.empty() && params.top_logprobs < 0) refuse_value("body.logprob_token_ids", "needs logprobs: give logprobs 0 too");
+  if (!params.logprob_token_ids.empty() && params.top_logprobs < 0)
+    refuse_value("body.logprob_token_ids", fmt::format("needs logprobs: give logprobs {} too", chat ? "true" : "0"));
+  if (params.logprob_token_ids.size() > limits.max_logprob_ids)
+    refuse_value("body.logprob_token_ids", fmt::format("holds {} token ids; a server has memory for {}, so name fewer, or use run-batch, which takes {}",
+                                                       params.logprob_token_ids.size(), limits.max_logprob_ids, kMaxLogprobTokenIds));
   if (params.max_tokens == 0 && !params.echo && params.prompt_logprobs < 0)
     refuse_value("body.max_tokens", "is 0, which asks for nothing; with echo or prompt_logprobs it scores the prompt");
   params.ignore_eos = body.flag("ignore_eos");

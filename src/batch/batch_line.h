@@ -21,6 +21,9 @@ namespace flexgen {
 
 enum class Endpoint;
 
+/// How many tokens a line may name whose logprobs it wants.
+inline constexpr size_t kMaxLogprobTokenIds = 128;
+
 /// What a request may ask of the model.
 struct ModelLimits {
   int64_t vocab_size = 0;
@@ -32,6 +35,7 @@ struct ModelLimits {
   std::time_t now = 0;                                 ///< the time that a chat template may tell; 0: when the batch was written
   std::optional<Endpoint> endpoint = std::nullopt;     ///< the one that all lines must be for; nothing: lines say
   bool ends_answers = true;                            ///< the model has end tokens
+  size_t max_logprob_ids = kMaxLogprobTokenIds;        ///< a server has memory for fewer
 
   /// Whether texts have tokens, counted or real.
   bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
@@ -69,6 +73,8 @@ struct BatchRequest {
 
   /// Whether a record shows something of its prompts.
   bool shows_prompt() const { return params.echo || gives_prompt_token_ids; }
+  /// Whether its choices tell where tokens begin in the text, which the end of the prompt bears on.
+  bool has_text_offsets() const { return !chat && params.top_logprobs >= 0; }
   int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * best_of; }
   /// Whether sequences of the same prompt may differ.
   bool draws() const { return params.temperature > 0 && params.max_tokens > 0; }

@@ -153,6 +153,12 @@ TEST(BatchLine, PromptLogprobs) {
   EXPECT_EQ(request.params.top_prompt_logprobs(), 3);
   EXPECT_EQ(good(R"("prompt": "x", "echo": true, "logprobs": 5, "prompt_logprobs": 3)").params.top_prompt_logprobs(), 5);
   EXPECT_THAT(good(R"("prompt": "x", "logprobs": 0, "logprob_token_ids": [9, 3, 9])").params.logprob_token_ids, ElementsAre(9, 3));
+  // A server has memory for fewer.
+  ModelLimits limits = kLimits;
+  limits.max_logprob_ids = 1;
+  const auto parsed = parse_batch_line(line_with(R"("prompt": "x", "logprobs": 0, "logprob_token_ids": [9, 3])"), limits);
+  ASSERT_EQ(parsed.index(), 1u);
+  EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("holds 2 token ids; a server has memory for 1"));
 }
 
 // As vLLM and OpenAI have them.

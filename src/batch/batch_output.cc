@@ -107,7 +107,7 @@ void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
 /// Where an answer's tokens begin, behind so many characters of a prompt. Its text may have been cut.
 std::vector<int64_t> answer_offsets(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
                                     int64_t prompt_characters) {
-  if (request.params.top_logprobs < 0 || request.chat) return {};
+  if (!request.has_text_offsets()) return {};
   std::vector<int32_t> tokens;
   for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
   std::vector<int64_t> offsets(tokens.size());
@@ -165,8 +165,10 @@ std::string echo_of(const RecordContext& context, const BatchRequest& request, c
 void write_logprobs_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters,
                        const Completion& completion, std::span<const int64_t> offsets, const WritePiece& write) {
   write(R"(,"logprobs":)");
+  const bool by_id = !request.params.logprob_token_ids.empty();  // all that are there
   if (request.params.top_logprobs < 0) write("null");
-  else if (request.chat) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
+  else if (request.chat)
+    write_chat_logprobs(context.tokenizer, completion.logprobs, by_id ? std::string::npos : static_cast<size_t>(request.params.top_logprobs), write);
   else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, offsets), write);
 }
 

@@ -20,7 +20,8 @@ struct RecordContext {
   const Tokenizer* tokenizer = nullptr;  ///< may be null: then texts are empty
 };
 
-/// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt().
+/// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt(), and where
+/// request.has_text_offsets() its end_of_prompt().
 void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
                   const WritePiece& write);
 

@@ -2,6 +2,7 @@
 // ChatLine: the conversation of a /v1/chat/completions line. Pure functions; any thread.
 
 #include <string>
+#include <string_view>
 
 #include "batch/line_body.h"
 #include "batch/line_json.h"

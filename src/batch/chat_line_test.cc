@@ -80,6 +80,12 @@ TEST(ChatLine, FieldsOfTheConversation) {
   EXPECT_EQ(good(kHello + R"(, "logprobs": false)").params.top_logprobs, -1);
 }
 
+TEST(ChatLine, AnAnswerIsATextOfItsOwnUnlessItGoesOnWithAMessage) {
+  EXPECT_TRUE(good(kHello).params.answers_afresh);
+  EXPECT_TRUE(good(kHello + R"(, "add_generation_prompt": false)").params.answers_afresh);
+  EXPECT_FALSE(good(R"("messages": [{"role": "assistant", "content": "I am"}], "continue_final_message": true)").params.answers_afresh);
+}
+
 TEST(ChatLine, BareBodiesAreConversationsToo) {
   auto parsed =
       parse_batch_line("{" + kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": {"b": {"c": {"d": {"e": {}}}}}}}}]})",
@@ -127,6 +133,7 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
            {kHello + R"(, "continue_final_message": true, "add_generation_prompt": true)", "invalid_value", "give one"},
            {kHello + R"(, "top_logprobs": 3)", "invalid_value", "logprobs is not true"},
            {kHello + R"(, "logprobs": 3)", "invalid_value", "true or false"},
+           {kHello + R"(, "logprob_token_ids": [5])", "invalid_value", "give logprobs true too"},
            {kHello + R"(, "prompt": "x")", "unsupported_parameter", "'prompt', which is a field of /v1/completions"},
            {kHello + R"(, "echo": true)", "unsupported_parameter", "'echo'"},
            {kHello + R"(, "functions": [{}])", "unsupported_parameter", "give tools"},
@@ -272,6 +279,13 @@ TEST_F(ChatRecord, HasLogprobsInTheFormOfChat) {
       Json::parse(
           R"({"token": "b", "logprob": -0.5, "bytes": [98], "top_logprobs": [{"token": "b", "logprob": -0.5, "bytes": [98]}, {"token": "A", "logprob": -1.25, "bytes": [65]}]})"));
   EXPECT_TRUE(record(good(kHello + R"(, "logprobs": true)"), "a")["response"]["body"]["choices"][0]["logprobs"]["content"][0]["top_logprobs"].empty());
+  // Tokens by id take the place of the best, however many of these were asked for.
+  for (const char* top : {"", R"(, "top_logprobs": 1)"})
+    EXPECT_EQ(record(good(kHello + R"(, "logprobs": true, "logprob_token_ids": [97, 65])" + top),
+                     "a")["response"]["body"]["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+                  .size(),
+              2u)
+        << top;
 }
 
 TEST_F(ChatRecord, PartsThoughtsAndCalls) {

@@ -15,7 +15,7 @@ bool write_chat_message(const BatchRequest& request, const Completion& completio
 /// The calls of an answer, as a message has them, as JSON; `numbered`: with their places, as a stream has them.
 std::string tool_calls_json(const BatchRequest& request, const ChatAnswer& answer, bool numbered);
 
-/// {"content":[...]}: each token of the answer, with so many of the best.
+/// {"content":[...]}: each token of the answer, with at most so many of the others that it has.
 void write_chat_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, const WritePiece& write);
 
 }  // namespace flexgen

@@ -33,7 +33,7 @@ constexpr int64_t kShownErrors = 5;
 static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceBits);
 
 /// Between the input and the output: gives sequences out line by line, and writes a line's record once all of its
-/// sequences are back. Of lines under way it keeps neither prompts nor answers in memory, but for prompts to show of sequences under way.
+/// sequences are back. Of lines under way it keeps neither prompts nor answers in memory, but for prompts to show, or their last tokens, of sequences under way.
 class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
@@ -57,8 +57,8 @@ class LineBroker : public RequestSource, public CompletionSink {
     if (is_first_choice) next_ends_ = ends_of(prompt);
     request.shared_tokens = shared_tokens_[static_cast<size_t>(prompt)];
     request.shared_ends = next_ends_;
-    if (open_request_.shows_prompt()) {
-      if (is_first_choice) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(prompt)]);
+    if (open_request_.shows_prompt() || open_request_.has_text_offsets()) {
+      if (is_first_choice) next_prompt_ = std::make_shared<BatchPrompt>(kept_of(open_request_.prompts[static_cast<size_t>(prompt)]));
       shown_[request.key] = next_prompt_;
     }
     next_choice_ += next_copies_;
@@ -126,6 +126,14 @@ class LineBroker : public RequestSource, public CompletionSink {
     int64_t failed_choice = 0;
     std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
   };
+
+  /// What a record needs of a prompt of the open line: all of it, or its end alone.
+  BatchPrompt kept_of(const BatchPrompt& prompt) const {
+    if (open_request_.shows_prompt()) return prompt;
+    if (!context_.tokenizer) return {};
+    const std::span<const int32_t> end = end_of_prompt(*context_.tokenizer, prompt.tokens, open_request_.params.skip_special_tokens);
+    return {"", {end.begin(), end.end()}, 0};
+  }
 
   /// The record of `line` with the choices of line `index`, all of which are there. Of what it has in common with others the usage tells by the order of the whole input, so that it depends
   /// on neither the plan nor stops.

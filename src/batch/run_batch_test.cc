@@ -109,6 +109,31 @@ TEST_F(RunBatch, AnswersEveryLineOnce) {
   EXPECT_EQ(records["b"]["response"]["body"]["choices"].size(), 4u);
 }
 
+/// As SentencePiece's decoders, which leave out the blank before the first word of a text.
+class StripsFirstBlank : public ByteTokenizer {
+ public:
+  std::string decode(std::span<const int32_t> tokens, bool skip) const override {
+    const std::string text = ByteTokenizer::decode(tokens, skip);
+    return text.starts_with(' ') ? text.substr(1) : text;
+  }
+};
+
+TEST_F(RunBatch, TokensBeginBehindThePromptThoughItIsNotShown) {
+  const StripsFirstBlank tokenizer;
+  model_.limits.tokenizer = &tokenizer;
+  write_text(in_, line("a", R"("prompt":["ab","cd"],"n":2,"best_of":3,"logprobs":0)"));
+  FakeRunner runner;
+  runner.change = [](const Request&, Completion& completion) {
+    completion.text = " xy";
+    completion.tokens = {' ', 'x', 'y'};
+    for (const int32_t token : completion.tokens) completion.logprobs.push_back({token, -1, {}});
+  };
+  run(runner);
+  const Json body = Json::parse(read_text(out_))["response"]["body"];
+  ASSERT_EQ(body["choices"].size(), 4u);
+  for (const Json& choice : body["choices"]) EXPECT_EQ(choice["logprobs"]["text_offset"].dump(), "[0,1,2]") << choice;
+}
+
 TEST_F(RunBatch, AnswersOfALineLargerThanMemoryAreTheSame) {
   // 12 prompts of 8 KiB, 64 choices each, with their prompts: 12 MiB of answers, more than are kept in memory.
   const std::string prompt(8000, 'p');

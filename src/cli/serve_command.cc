@@ -95,14 +95,14 @@ struct State {
 
 /// How a batch is answered: as a job of run-batch, by an engine that is there already.
 BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, const std::string& folder, const std::string& name, const EngineOptions& chosen,
-                            const Engine& engine, int64_t max_positions) {
+                            const Engine& engine, const ModelLimits& limits) {
   RunBatchOptions job;
   job.model = folder;
   job.served_model_name = name;
   job.chat_template = options.chat_template;
   job.engine = options.engine;
   BatchModel model = batch_model_of(job, chosen, engine);
-  model.limits.max_positions = max_positions;
+  model.limits = limits;
   if (engine.device()) model.options[kAttentionOn] = engine.policy().attention_beside() ? "cpu" : "gpu";
   return [&queue, model, shares = options.engine.shares_prefixes()](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
     BatchModel of_endpoint = model;
@@ -138,13 +138,14 @@ int serve_command(const ServeOptions& options) {
   ServeMetrics metrics(name);
   ModelLimits limits = limits_of(model, options.chat_template, engine.model().config(), engine.tokenizer());
   limits.max_positions = load.longest_sequence;
+  limits.max_logprob_ids = kMostLogprobs;
   ServeContext context{std::move(limits), name, std::time(nullptr), options.max_body_bytes, options.engine.shares_prefixes(), queue, metrics};
   HttpLimits http;
   http.connections = options.max_connections;
   std::optional<State> state;
   std::optional<FileCalls> files;
   if (!options.state_directory.empty()) {
-    state.emplace(options.state_directory, answer_by(queue, options, model, name, chosen, engine, load.longest_sequence));
+    state.emplace(options.state_directory, answer_by(queue, options, model, name, chosen, engine, context.limits));
     files.emplace(FileCalls{state->files, state->batches, options.max_file_bytes});
   }
   std::unique_ptr<HttpServer> server;

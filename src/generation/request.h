@@ -43,9 +43,10 @@ struct SamplingParams : ChoiceParams {
   std::vector<int32_t> stop_token_ids;
   bool include_stop = false;  ///< what ended the answer is left in its text
   bool skip_special_tokens = true;
-  bool answers_afresh = false;   ///< the answer is a text of its own, as in a conversation; else it goes on where the prompt's text ends, and is decoded so
-  bool ignore_eos = false;       ///< benchmarks: always generate max_tokens
-  int64_t prompt_logprobs = -1;  ///< as top_logprobs, of the prompt's tokens
+  bool answers_afresh =
+      false;  ///< the answer is a text of its own, as a new message of a conversation; else it goes on where the prompt's text ends, and is decoded so
+  bool ignore_eos = false;                             ///< benchmarks: always generate max_tokens
+  int64_t prompt_logprobs = -1;                        ///< as top_logprobs, of the prompt's tokens
   std::vector<int32_t> logprob_token_ids;              ///< with top_logprobs: of generated tokens these take the place of the best
   double repetition_penalty = 1;                       ///< LogitEdit::repetition of all tokens of the prompt and of the answer so far
   double presence_penalty = 0, frequency_penalty = 0;  ///< are taken off the tokens of the answer so far: once, and as often as they are there

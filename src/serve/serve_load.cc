@@ -9,8 +9,7 @@
 namespace flexgen {
 namespace {
 
-constexpr int64_t kUsualMost = 8192;   ///< positions of a sequence, where the model has more and nobody says how many
-constexpr int64_t kMostLogprobs = 20;  ///< of a token, that a call may ask for
+constexpr int64_t kUsualMost = 8192;  ///< positions of a sequence, where the model has more and nobody says how many
 
 }  // namespace
 
