@@ -361,8 +361,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
     if (request->chat->channels && request->params.grammar && !choice.grammar)
       refuse_value(kMessagesPath,
                    "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
-    // Marks of calls and channels may be special tokens.
-    if (is_mistral(request->chat->calls) || request->chat->channels || choice.grammar) request->params.skip_special_tokens = false;
+    if (choice.grammar || (limits.tokenizer && has_special_marks(*request->chat, *limits.tokenizer))) request->params.skip_special_tokens = false;
     if (request->params.grammar && request->chat->begins_in_thought && (choice.forced || !choice.grammar))
       refuse_value(kMessagesPath,
                    "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");

@@ -148,6 +148,9 @@ std::string answer_of(FuzzChoices& choose) {
                                         "<|return|>",
                                         "<think>",
                                         "</think>",
+                                        "<|channel>",
+                                        "thought\n",
+                                        "<channel|>",
                                         " ",
                                         "text",
                                         "é",
@@ -190,7 +193,7 @@ std::shared_ptr<const ChatTemplate> template_number(size_t number) {
     std::vector<std::shared_ptr<const ChatTemplate>> made;
     for (const char* end : {"{# <tool_call> #}", "{# <|start_header_id|>\"parameters\": #}", "{# [TOOL_CALLS] \"arguments\" #}", "{# [TOOL_CALLS][ARGS] #}",
                             "{# [TOOL_CALLS][CALL_ID][ARGS] #}", "<|start|>assistant{# <|channel|><|message|> #}",
-                            "<|start|>assistant<|channel|>final<|message|>", "<tool_call><think>", "<think></think>", ""})
+                            "<|start|>assistant<|channel|>final<|message|>", "<tool_call><think>", "<think></think>", "{# <|channel>thought <channel|> #}", ""})
       made.push_back(std::make_shared<const ChatTemplate>(std::map<std::string, std::string>{{"default", front + end}}, "fuzz", ChatTemplate::SpecialTokens()));
     return made;
   }();

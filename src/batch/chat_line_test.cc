@@ -240,6 +240,34 @@ TEST(ChatLine, ForcedCallsAreGrammars) {
   EXPECT_TRUE(std::get<BatchRequest>(parsed).params.keeps_logits()) << "what a plan counts";
 }
 
+/// One mark is a special token.
+class SpecialMark : public ByteTokenizer {
+ public:
+  explicit SpecialMark(std::string mark) : ByteTokenizer(true), mark_(std::move(mark)) {}
+  std::vector<int32_t> encode(std::string_view text, bool add) const override {
+    return text == mark_ ? std::vector<int32_t>{256} : ByteTokenizer::encode(text, add);
+  }
+
+ private:
+  std::string mark_;
+};
+
+TEST(ChatLine, MarksThatAreSpecialTokensStayInTheText) {
+  const std::string tool = R"(, "tools": [{"type": "function", "function": {"name": "f"}}])";
+  const auto leaves_out = [&](const char* mark, const char* shown, const std::string& fields) {
+    const SpecialMark tokenizer(mark);
+    ModelLimits limits = limits_with(fmt::format("{{{{ messages[0].content }}}}{{{{ '' if tools }}}}{{# {} #}}", shown));
+    limits.tokenizer = &tokenizer;
+    return good(kHello + fields, limits).params.skip_special_tokens;
+  };
+  EXPECT_TRUE(leaves_out("<s>", "<tool_call> </think>", tool));
+  EXPECT_FALSE(leaves_out("</think>", "</think>", ""));
+  EXPECT_FALSE(leaves_out("[THINK]", "[THINK] [/THINK]", ""));
+  EXPECT_FALSE(leaves_out("<channel|>", "<|channel>thought <channel|>", ""));
+  EXPECT_FALSE(leaves_out("<tool_call>", "<tool_call>", tool));
+  EXPECT_TRUE(leaves_out("<tool_call>", "<tool_call>", "")) << "nothing is a call";
+}
+
 class ChatRecord : public testing::Test {
  protected:
   /// The record of one answer to a line.

@@ -98,7 +98,7 @@ class Talk : public RequestSource, public CompletionSink {
     Request request;
     request.params = options_.params;
     request.params.answers_afresh = true;
-    if (form_.channels) request.params.skip_special_tokens = false;  // they are marks
+    if (has_special_marks(form_, tokenizer_)) request.params.skip_special_tokens = false;
     request.prompt = tokenizer_.encode(text, false);
     const int64_t size = std::ssize(request.prompt);
     if (size == 0) fail_user("the chat template makes no text of this");

@@ -118,7 +118,7 @@ int generate_command(const GenerateOptions& options) {
   request.params = options.params;
   request.params.answers_afresh = options.chat;
   if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
-  if (form.channels) request.params.skip_special_tokens = false;  // they are marks
+  if (has_special_marks(form, *engine.tokenizer())) request.params.skip_special_tokens = false;
   if (request.params.grammar && form.channels)
     fail_user("--json-schema: the chat template has answers in channels, for which a schema has no place; leave --chat or --json-schema out");
   if (request.params.grammar && form.begins_in_thought)

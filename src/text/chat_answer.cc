@@ -1,5 +1,7 @@
 #include "text/chat_answer.h"
 
+#include <algorithm>
+
 #include "text/chat_harmony.h"
 #include "text/jinja/characters.h"
 #include "text/jinja/json_values.h"
@@ -10,7 +12,6 @@ namespace {
 
 using jinja::Value;
 
-constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
 constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
 constexpr std::string_view kPythonTag = "<|python_tag|>";
 constexpr std::string_view kCalls = "[TOOL_CALLS]", kArguments = "[ARGS]", kCallId = "[CALL_ID]";
@@ -136,15 +137,24 @@ Found calls_of(std::string_view text, CallForm form) {
   return {};
 }
 
+/// Where the answer begins with the mark of a thought, what stands behind that.
+std::optional<std::string_view> behind_begin(std::string_view text, const ThoughtMarks& marks) {
+  const std::string_view start = jinja::strip(text, "", true, false);
+  return start.starts_with(marks.begin) ? std::optional(start.substr(marks.begin.size())) : std::nullopt;
+}
+
+std::string_view without_label(std::string_view opened, const ThoughtMarks& marks) {
+  return opened.starts_with(marks.label) ? opened.substr(marks.label.size()) : opened;
+}
+
 /// Takes the thoughts off the front of `text`.
 std::optional<std::string> take_thoughts(std::string_view& text, const AnswerForm& form) {
-  const std::string_view start = jinja::strip(text, "", true, false);
-  const bool opens = start.starts_with(kThink);
-  const size_t end = text.find(kThinkEnd);
-  if (!form.thinks || (end == std::string_view::npos && !opens && !form.begins_in_thought)) return std::nullopt;
-  const std::string_view from = opens ? start.substr(kThink.size()) : text;
+  const std::optional<std::string_view> opened = behind_begin(text, form.marks);
+  const size_t end = text.find(form.marks.end);
+  if (!form.thinks || (end == std::string_view::npos && !opened && !form.begins_in_thought)) return std::nullopt;
+  const std::string_view from = opened ? without_label(*opened, form.marks) : text;
   const std::string thoughts(end == std::string_view::npos ? from : from.substr(0, from.size() - (text.size() - end)));
-  text = end == std::string_view::npos ? std::string_view() : text.substr(end + kThinkEnd.size());
+  text = end == std::string_view::npos ? std::string_view() : text.substr(end + form.marks.end.size());
   return thoughts;
 }
 
@@ -197,28 +207,47 @@ CallForm call_form_of(std::string_view source) {
   return CallForm::kNone;
 }
 
-bool ends_in_thought(std::string_view prompt) { return jinja::strip(prompt, "", false, true).ends_with(kThink); }
-
-bool begins_with_thought(std::string_view text, const AnswerForm& form) {
-  return form.thinks && (form.begins_in_thought || jinja::strip(text, "", true, false).starts_with(kThink));
+std::optional<ThoughtMarks> thought_marks_of(std::string_view source) {
+  for (const ThoughtMarks& marks : kThoughtMarks)
+    if (source.find(marks.end) != std::string_view::npos) return marks;
+  return std::nullopt;
 }
+
+bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks) {
+  const std::string_view end = jinja::strip(prompt, "", false, true);
+  return end.ends_with(marks.begin) || end.ends_with(std::string(marks.begin) + std::string(jinja::strip(marks.label, "", false, true)));
+}
+
+bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer) {
+  const auto is_left_out = [&](std::string_view mark) {
+    const std::vector<int32_t> tokens = tokenizer.encode(mark, false);
+    return tokenizer.decode(tokens, true) != tokenizer.decode(tokens, false);
+  };
+  if (form.channels || is_mistral(form.calls)) return true;
+  if (form.calls == CallForm::kHermes && is_left_out(kCall)) return true;
+  return form.thinks && (is_left_out(form.marks.begin) || is_left_out(form.marks.end));
+}
+
+bool begins_with_thought(std::string_view text, const AnswerForm& form) { return form.thinks && (form.begins_in_thought || behind_begin(text, form.marks)); }
 
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
   ChatAnswer settled;
   if (form.channels) return harmony_answer(text, form, false);
-  if (form.thinks && kThink.starts_with(jinja::strip(text, "", true, false))) return settled;  // it may begin with the mark
+  const ThoughtMarks& marks = form.marks;
+  if (form.thinks && marks.begin.starts_with(jinja::strip(text, "", true, false))) return settled;  // it may begin with the mark
   if (begins_with_thought(text, form)) {
-    const std::string_view start = jinja::strip(text, "", true, false);
-    const std::string_view thoughts = start.starts_with(kThink) ? start.substr(kThink.size()) : text;
-    const size_t end = thoughts.find(kThinkEnd);
+    const std::optional<std::string_view> opened = behind_begin(text, marks);
+    if (opened && opened->size() < marks.label.size() && marks.label.starts_with(*opened)) return settled;  // its label may come
+    const std::string_view thoughts = opened ? without_label(*opened, marks) : text;
+    const size_t end = thoughts.find(marks.end);
     if (end == std::string_view::npos) {
-      size_t part = std::min(thoughts.size(), kThinkEnd.size() - 1);  // of the mark that may have begun
-      while (!kThinkEnd.starts_with(thoughts.substr(thoughts.size() - part))) --part;
+      size_t part = std::min(thoughts.size(), marks.end.size() - 1);  // of the mark that may have begun
+      while (!marks.end.starts_with(thoughts.substr(thoughts.size() - part))) --part;
       settled.reasoning = std::string(thoughts.substr(0, thoughts.size() - part));
       return settled;
     }
     settled.reasoning = std::string(thoughts.substr(0, end));
-    text = thoughts.substr(end + kThinkEnd.size());
+    text = thoughts.substr(end + marks.end.size());
   }
   if (form.calls == CallForm::kNone && !text.empty()) settled.content = std::string(text);
   return settled;

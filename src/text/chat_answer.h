@@ -1,10 +1,13 @@
 #pragma once
 // ChatAnswer: what a model answers in a conversation, parted into thoughts, text and calls of tools, by the forms that its chat template shows. Pure functions; any thread.
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "text/tokenizer.h"
 
 namespace flexgen {
 
@@ -21,11 +24,21 @@ enum class CallForm {
 /// These are read alike.
 inline bool is_mistral(CallForm form) { return form == CallForm::kMistral || form == CallForm::kMistralNamed || form == CallForm::kMistralNumbered; }
 
+/// Between which marks thoughts stand.
+struct ThoughtMarks {
+  std::string_view begin, end;
+  std::string_view label = "";  ///< what may stand behind `begin` and is no part of the thought
+};
+inline constexpr std::array kThoughtMarks{ThoughtMarks{"<think>", "</think>"}, ThoughtMarks{"[THINK]", "[/THINK]"},  // most; Mistral's
+                                          ThoughtMarks{"<|channel>", "<channel|>", "thought\n"},                     // Gemma 4
+                                          ThoughtMarks{"<seed:think>", "</seed:think>"}};                            // Seed-OSS
+
 /// How answers to a prompt are to be read.
 struct AnswerForm {
   CallForm calls = CallForm::kNone;
-  bool thinks = false;             ///< thoughts stand before </think>
-  bool begins_in_thought = false;  ///< the prompt ends with <think>
+  bool thinks = false;  ///< thoughts stand before the end mark
+  ThoughtMarks marks = kThoughtMarks[0];
+  bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one
   bool one_call = false;           ///< no more than the first call counts
   bool channels = false;           ///< harmony: the answer is messages in channels
   std::string begun = "";          ///< with channels: begun_harmony_message() of the prompt
@@ -33,8 +46,12 @@ struct AnswerForm {
 
 /// The form of calls that a chat template's source shows.
 CallForm call_form_of(std::string_view template_source);
+/// The marks of thoughts that it shows; none: the model has no thoughts, or marks that are not known.
+std::optional<ThoughtMarks> thought_marks_of(std::string_view template_source);
 /// Whether a prompt ends within a thought.
-bool ends_in_thought(std::string_view prompt);
+bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks = kThoughtMarks[0]);
+/// Whether a mark that the answer is read by is a special token of the tokenizer, so that the text must not leave these out.
+bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer);
 
 /// A call of a function that the model asks for.
 struct ToolCall {

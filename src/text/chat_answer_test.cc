@@ -34,6 +34,18 @@ TEST(ChatAnswer, ThoughtsArePartedFromTheText) {
   EXPECT_EQ(shown("hm</think>Yes.", begun), "<hm>[Yes.]");
   EXPECT_EQ(shown("hm, cut off", begun), "<hm, cut off>");
   EXPECT_EQ(shown("<think>again</think>", begun), "<again>");
+  const ThoughtMarks mistral = *thought_marks_of("{# [THINK] [/THINK] #}"), gemma = *thought_marks_of("{# <|channel> <channel|> #}");
+  const AnswerForm magistral{.thinks = true, .marks = mistral}, gemma4{.thinks = true, .marks = gemma},
+      begun4{.thinks = true, .marks = gemma, .begins_in_thought = true};
+  EXPECT_EQ(shown("[THINK]hm[/THINK]Yes.", magistral), "<hm>[Yes.]");
+  EXPECT_EQ(shown("<think>hm</think>Yes.", magistral), "[<think>hm</think>Yes.]");
+  EXPECT_EQ(shown("<|channel>thought\nhm\n<channel|>Yes.", gemma4), "<hm\n>[Yes.]");
+  EXPECT_EQ(shown("<|channel>thought\n<channel|>Yes.", gemma4), "<>[Yes.]");
+  EXPECT_EQ(shown("<|channel>hm<channel|>Yes.", gemma4), "<hm>[Yes.]");
+  EXPECT_EQ(shown("thought\n<channel|>Yes.", begun4), "<thought\n>[Yes.]");
+  EXPECT_TRUE(ends_in_thought("<|turn>model\n<|channel>thought\n", gemma));
+  EXPECT_FALSE(ends_in_thought("<|turn>model\n<|channel>thought\n<channel|>", gemma));
+  EXPECT_FALSE(thought_marks_of("{{ messages }}"));
   EXPECT_TRUE(ends_in_thought("<|im_start|>assistant\n<think>\n"));
   EXPECT_FALSE(ends_in_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
 }
@@ -85,7 +97,7 @@ const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNe
 
 /// What is settled grows, and never says what the end does not.
 TEST(ChatAnswer, WhatIsSettledStays) {
-  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain;
+  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain, gemma{.thinks = true, .marks = kThoughtMarks[2]};
   const std::string channels =
       kAnalysis + kNext + "<|channel|>commentary<|message|>so <|end|>" + kNext + kAnalysis + kNext + "<|channel|>final<|message|>a < b <|en";
   for (const auto& [text, form] : {std::pair{channels.c_str(), kChannels},
@@ -94,6 +106,10 @@ TEST(ChatAnswer, WhatIsSettledStays) {
                                    {"a < b</think>yes", begun},
                                    {"  <think>unended </thin", thinks},
                                    {"just <think text", thinks},
+                                   {"<|channel>thought\na <chan\n<channel|>yes", gemma},
+                                   {"<|channel>thousand<channel|>yes", gemma},
+                                   {"<|channel>thought", gemma},
+                                   {"<|channel>thought\n<channel|>", gemma},
                                    {"plain", plain}}) {
     const ChatAnswer whole = read_chat_answer(text, form);
     ChatAnswer before;

@@ -184,8 +184,7 @@ ChatTemplate::ChatTemplate(const Templates& templates, std::string source, Speci
     : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
   for (const auto& [name, text] : templates) {
     try {
-      templates_.emplace(
-          name, Named{jinja::Template(text), text.find("</think>") != std::string::npos, call_form_of(text), text.find("tool_calls") != std::string::npos});
+      templates_.emplace(name, Named{jinja::Template(text), thought_marks_of(text), call_form_of(text), text.find("tool_calls") != std::string::npos});
     } catch (const jinja::TemplateError& error) {
       fail_user("{}: the chat template{}, line {}: {}", source_, name == kDefaultName ? "" : fmt::format(" '{}'", printable(name)), error.line(), error.what());
     }
@@ -226,8 +225,10 @@ const ChatTemplate::Named& ChatTemplate::chosen(const Conversation& conversation
 }
 
 void ChatTemplate::tell_form(const Conversation& conversation, std::string_view prompt, AnswerForm* form) const {
-  form->thinks = thinks(conversation);
-  form->begins_in_thought = form->thinks && ends_in_thought(prompt);
+  const std::optional<ThoughtMarks> marks = thought_marks(conversation);
+  form->thinks = marks.has_value();
+  form->marks = marks.value_or(kThoughtMarks[0]);
+  form->begins_in_thought = form->thinks && ends_in_thought(prompt, form->marks);
   form->channels = call_form() == CallForm::kHarmony;
   if (form->channels) form->begun = begun_harmony_message(prompt);
 }

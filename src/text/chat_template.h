@@ -5,6 +5,7 @@
 #include <ctime>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -44,17 +45,17 @@ class ChatTemplate {
   /// Throws Error{user} that names a message of which the template would write nothing: of a role that it passes over, at its place or anywhere, or calls of tools that it
   /// does not know. Words beside calls are not looked for, nor what a template takes out of a content.
   void check_all_is_written(const Conversation& conversation, std::time_t now) const;
-  /// Whether answers to the conversation may begin with thoughts, which end with </think>.
-  bool thinks(const Conversation& conversation) const { return chosen(conversation).thinks; }
+  /// The marks of thoughts, with which answers to the conversation may begin; none: they do not.
+  std::optional<ThoughtMarks> thought_marks(const Conversation& conversation) const { return chosen(conversation).thoughts; }
   /// How it writes calls of tools.
   CallForm call_form() const;
-  /// How an answer to `prompt`, made of the conversation, is read: AnswerForm's thinks, begins_in_thought, channels and begun.
+  /// How an answer to `prompt`, made of the conversation, is read: AnswerForm's thinks, marks, begins_in_thought, channels and begun.
   void tell_form(const Conversation& conversation, std::string_view prompt, AnswerForm* form) const;
 
  private:
   struct Named {
     jinja::Template compiled;
-    bool thinks;
+    std::optional<ThoughtMarks> thoughts;
     CallForm calls;
     bool writes_calls;         ///< those that messages have as tool_calls
     bool takes_parts = false;  ///< content that is a list of parts; else it is given as one text

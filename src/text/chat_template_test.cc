@@ -65,10 +65,10 @@ TEST(ChatTemplate, IsFoundWhereItLives) {
 
 TEST(ChatTemplate, WhetherAnswersThinkIsAskedOfTheTemplateThatIsUsed) {
   const ChatTemplate chat({{"default", "plain"}, {"tool_use", "{# <think></think> #}"}}, "a file", kTokens);
-  EXPECT_FALSE(chat.thinks(kHello));
+  EXPECT_FALSE(chat.thought_marks(kHello));
   Conversation with_tools = kHello;
   with_tools.tools = jinja::make_list({jinja::make_dict({})});
-  EXPECT_TRUE(chat.thinks(with_tools));
+  EXPECT_TRUE(chat.thought_marks(with_tools));
 }
 
 TEST(ChatTemplate, BrokenOnesAreToldByFileAndLine) {
