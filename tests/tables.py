@@ -33,7 +33,7 @@ class Tables:
         self.binary, self.source, self.work, self.model = binary, source, work, os.path.join(work, "model")
         make_model(source, self.model)
         with open(os.path.join(self.model, "chat_template.jinja"), "w") as file:
-            file.write("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
+            file.write("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ mood }}{% if add_generation_prompt %}[assistant]{% endif %}")
         self.few = ["--hardware", "generic", "--planner", "first-rule", "--threads", "1", "--cpu-memory", "64MiB"]
 
     def path(self, name):
@@ -297,6 +297,15 @@ def shown(tables):
     check([row[:2] for row in tables.rows("index.out.csv")] == [["", "words"], ["0", "one"], ["1", "two"]], tables.rows("index.out.csv"))
     chat = tables.run("s.csv", "s.out.csv", *flags, "--chat", "--system", "Short.")[0]
     check(chat.count("[system] Short.") == 2 and chat.count("[assistant] ") == 4 and not os.path.exists(tables.path("s.out.csv.lines.jsonl")), chat)
+    kwargs = ["--chat", "--chat-template-kwargs", '{"mood": "[glad]"}']
+    glad = tables.run("s.csv", "s.out.csv", *flags, *kwargs)[0]
+    check(glad.count("[glad][assistant]") == 2, glad)
+    for name, asked in (("glad.csv", ["--max-tokens", "2"]), ("choice.csv", ["--choices", "yes,no"])):
+        tables.run("s.csv", name, "--prompt-template", "x", *asked, *kwargs)
+        plain = tables.run("s.csv", "plain-" + name, "--prompt-template", "x", *asked, "--chat") and tables.read(f"plain-{name}.lines.jsonl")
+        check(tables.read(name + ".lines.jsonl") != plain, f"{name}: the template is not given what the user gives")
+    said = tables.run("s.csv", "moon.csv", "--prompt-template", "x", "--chat", "--chat-template-kwargs", '{"moon": 1}', code=1)[1]
+    check("never looks at 'moon'" in said, said)
     summary = json.loads(tables.run("s.csv", "s.out.csv", *flags[:-2], "--max-tokens", "3", "--json")[0])
     check(summary["output"] == tables.path("s.out.csv") and summary["rows"] == 4 and summary["answered"] == 4, summary)
 

@@ -186,9 +186,10 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
       refuse_value(path, fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
-  if (std::ssize(prompt.tokens) > most) {  // what the tokenizer puts before a text stays
-    prompt.num_added = std::min(prompt.num_added, most - 1);
-    prompt.tokens.erase(prompt.tokens.begin() + prompt.num_added, prompt.tokens.end() - (most - prompt.num_added));
+  if (std::ssize(prompt.tokens) > most) {  // a BOS stays, whether the tokenizer or a chat template has put it there
+    const int64_t kept = limits.tokenizer && limits.tokenizer->bos() == prompt.tokens.front() && most > 1 ? 1 : 0;
+    prompt.num_added = std::min(prompt.num_added, kept);
+    prompt.tokens.erase(prompt.tokens.begin() + kept, prompt.tokens.end() - (most - kept));
     text.clear();  // an echo is of what is left
   }
   check_length(path, static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);

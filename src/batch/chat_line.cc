@@ -82,12 +82,10 @@ void set_variables(const LineJson& line, const LineBody& body, Conversation* con
   const Value* given = line.value("chat_template_kwargs");
   if (const nlohmann::json* field = body.find("chat_template_kwargs"); field && !(given && given->dict()))
     refuse_value(kPath, fmt::format("must be an object, not {}", shown_value(*field)));
-  static constexpr std::array kOwnFields{"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"};
   if (given)
     for (const auto& [name, value] : given->dict()->items()) {
       const std::string& text = name.text()->bytes;
-      if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end())
-        refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
+      if (is_field_of_conversation(text)) refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
       conversation->variables.emplace_back(text, value);
     }
   if (effort) conversation->variables.emplace_back("reasoning_effort", effort->get<std::string>());  // the first of a name counts
@@ -115,6 +113,11 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
     refuse_value("body.continue_final_message",
                  "is true, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one");
   return conversation;
+}
+
+bool is_field_of_conversation(std::string_view name) {
+  static constexpr std::array kFields{"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"};
+  return std::find(kFields.begin(), kFields.end(), name) != kFields.end();
 }
 
 std::string texts_of(const Conversation& conversation) {

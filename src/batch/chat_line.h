@@ -14,6 +14,9 @@ namespace flexgen {
 /// The conversation of a body, as a chat template takes it. Throws Refusal that names the field, the message and what is wrong with it.
 Conversation parse_conversation(const LineJson& line, const LineBody& body);
 
+/// Whether a body says this in a field of its own, so that chat_template_kwargs may not hold it.
+bool is_field_of_conversation(std::string_view name);
+
 /// All texts of the messages: for counting tokens where there is no template.
 std::string texts_of(const Conversation& conversation);
 

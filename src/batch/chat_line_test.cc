@@ -96,6 +96,12 @@ TEST(ChatLine, BareBodiesAreConversationsToo) {
   EXPECT_EQ(std::get<LineError>(parsed).param, "messages");
 }
 
+TEST(ChatLine, AConversationThatIsCutKeepsItsFirstToken) {
+  EXPECT_EQ(prompt_of(good(kHello + R"(, "truncate_prompt_tokens": 5)")), "<s>ant]");
+  EXPECT_EQ(prompt_of(good(kHello + R"(, "truncate_prompt_tokens": 1)")), "]");
+  EXPECT_EQ(prompt_of(good(kHello + R"(, "truncate_prompt_tokens": 5)", limits_with("{{ messages[0].content }} or not"))), "r not");
+}
+
 TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
   struct Case {
     std::string body, code, what;

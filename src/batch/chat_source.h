@@ -26,4 +26,9 @@ void add_chat_template(const std::string& model, const std::string& file, ModelL
 std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file,
                                                           const Tokenizer& tokenizer);
 
+/// What --chat-template-kwargs says: a JSON object; empty: nothing. Throws Error{user} for anything else, and for a name of what the conversation itself says.
+TemplateVariables template_kwargs_of(const std::string& json);
+/// Throws Error{user} that names one of them that the template never looks at.
+void check_template_kwargs(const ChatTemplate& chat, const Conversation& conversation);
+
 }  // namespace flexgen

@@ -94,7 +94,7 @@ class Talk : public RequestSource, public CompletionSink {
   }
   Request request_of_messages() {
     form_ = {};
-    const std::string text = chat_prompt(chat_, messages_, &form_);
+    const std::string text = chat_prompt(chat_, messages_, options_.chat_template_kwargs, &form_);
     Request request;
     request.params = options_.params;
     request.params.answers_afresh = true;

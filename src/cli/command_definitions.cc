@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "batch/chat_source.h"
 #include "batch/job_files.h"
 #include "batch/shards.h"
 #include "net/world.h"
@@ -200,6 +201,7 @@ class MapDefinition : public CommandDefinition {
       fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
     if (!options_.json_schema.empty() && params_.min_tokens > 0) fail_user("--json-schema: the schema says where the answer ends; leave --min-tokens out");
     read_choices();
+    template_kwargs_of(options_.chat_template_kwargs);
     if (options_.chat && options_.truncate == "right")
       fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
     options_.sampling_json = sampling();
@@ -241,6 +243,7 @@ class MapDefinition : public CommandDefinition {
     CLI::Option* chat = flag("--chat", options_.chat, "a prompt is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what each conversation begins with", "TEXT")->needs(chat);
     file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
+    text("--chat-template-kwargs", options_.chat_template_kwargs, kChatTemplateKwargs, "JSON")->needs(chat);
   }
   void add_sampling() {
     begin_group("Sampling");
@@ -304,6 +307,7 @@ class GenerateDefinition : public CommandDefinition {
     CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
     file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
+    text("--chat-template-kwargs", options_.chat_template_kwargs, kChatTemplateKwargs, "JSON")->needs(chat);
     whole_within("--min-tokens", params.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
     flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token");
     add_engine_flags(*this, &engine_);
@@ -311,6 +315,7 @@ class GenerateDefinition : public CommandDefinition {
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     refuse_empty_stops(options_.params.stop);
+    template_kwargs_of(options_.chat_template_kwargs);
     if (options_.chat && options_.no_special_tokens) fail_user("--no-special-tokens: a chat template writes all tokens out itself; leave it out, or --chat");
     if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error"))
       fail_user("--stats: nothing is said with --quiet; leave one of them out");

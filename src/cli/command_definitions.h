@@ -90,6 +90,8 @@ class CommandDefinition {
 inline constexpr const char* kModelHelp =
     "checkpoint directory as Hugging Face lays it out, a GGUF file, or the id of a model in the Hub's local cache; nothing is downloaded";
 inline constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
+inline constexpr const char* kChatTemplateKwargs =
+    "what the chat template is given beside the conversation, as a JSON object, like {\"enable_thinking\": false}";
 inline constexpr int64_t kManyTokens = int64_t{1} << 31;
 /// --model of a command that needs a checkpoint, and what stands beside it.
 void add_model(CommandDefinition& command, std::string* model, ModelFlags* flags);

@@ -76,7 +76,7 @@ std::string conversation_text(const ChatTemplate& chat, const GenerateOptions& o
   std::vector<jinja::Value> messages;
   if (!options.system.empty()) messages.push_back(chat_message("system", options.system));
   messages.push_back(chat_message("user", std::move(said)));
-  return chat_prompt(chat, std::move(messages), form);
+  return chat_prompt(chat, std::move(messages), options.chat_template_kwargs, form);
 }
 
 std::string answer_json(const GenerateOptions& options, const AnswerForm& form, const Completion& completion, const RunReport& report) {

@@ -4,15 +4,18 @@
 #include <utility>
 
 #include "base/error.h"
+#include "batch/chat_source.h"
 #include "text/unicode.h"
 
 namespace flexgen {
 
 jinja::Value chat_message(const char* role, std::string content) { return jinja::make_dict({{"role", role}, {"content", std::move(content)}}); }
 
-std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form) {
+std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, const std::string& kwargs, AnswerForm* form) {
   Conversation conversation;
+  conversation.variables = template_kwargs_of(kwargs);
   conversation.messages = jinja::make_list(std::move(messages));
+  check_template_kwargs(chat, conversation);
   const std::time_t now = std::time(nullptr);
   chat.check_all_is_written(conversation, now);
   std::string text = chat.render(conversation, now);

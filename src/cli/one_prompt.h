@@ -14,8 +14,8 @@
 namespace flexgen {
 
 jinja::Value chat_message(const char* role, std::string content);
-/// A conversation as the template writes it out now. `form`: how its answer is read. Throws Error{user} where the template refuses it.
-std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form);
+/// A conversation as the template writes it out now. `kwargs`: of --chat-template-kwargs. `form`: how its answer is read. Throws Error{user} where the template refuses it.
+std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, const std::string& kwargs, AnswerForm* form);
 
 /// Why a text is no valid UTF-8; empty if it is.
 std::string utf8_problem(std::string_view text);

@@ -39,16 +39,17 @@ struct GenerateOptions {
   std::string json_schema;         ///< file of the schema that the answer follows; empty: none
   std::string system;              ///< what comes before it; empty: nothing
   std::string chat_template;
-  bool stats = false;     ///< the plan and the run's figures, on stderr
-  bool json = false;      ///< the answer and the figures instead of the text alone; with a file beside it
-  std::string json_file;  ///< empty: stdout; so in all options
+  std::string chat_template_kwargs;  ///< JSON; empty: none; so in all options
+  bool stats = false;                ///< the plan and the run's figures, on stderr
+  bool json = false;                 ///< the answer and the figures instead of the text alone; with a file beside it
+  std::string json_file;             ///< empty: stdout; so in all options
 };
 
 /// What `flexgen chat` was given.
 struct ChatOptions {
   std::string model;
   std::string system;  ///< what a conversation begins with; empty: nothing
-  std::string chat_template;
+  std::string chat_template, chat_template_kwargs;
   SamplingParams params;      ///< max_tokens: of an answer
   int64_t max_model_len = 0;  ///< tokens of the conversation; 0: as the model has it, within bounds
   EngineFlags engine;

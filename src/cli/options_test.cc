@@ -322,10 +322,26 @@ TEST(Options, Map) {
     ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
     EXPECT_THAT(std::get<CommandText>(result).text, testing::HasSubstr("--choices")) << wrong;
   }
-  for (const char* wrong :
-       {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s",
-        "-t p --examples e", "-t p --shots 3", "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right",
-        "-t p --truncate middle", "-t p --json-schema s --answer-column a --positive-label A", "-t p --dry-run 2 --json", "-t p --min-tokens 200"})
+  for (const char* wrong : {"",
+                            "-t p --prompt-template x",
+                            "-t p --choices A",
+                            "-t p --choices A,A",
+                            "-t p --choices A,B --max-tokens 4",
+                            "-t p --choices A,B --json-schema s",
+                            "-t p --examples e",
+                            "-t p --shots 3",
+                            "-t p --balanced",
+                            "-t p --positive-label A",
+                            "-t p --system s",
+                            "-t p --chat --truncate right",
+                            "-t p --chat-template-kwargs {}",
+                            "-t p --chat --chat-template-kwargs 5",
+                            R"(-t p --chat --chat-template-kwargs {"messages":1})",
+                            "-t p --chat --chat-template-kwargs {",
+                            "-t p --truncate middle",
+                            "-t p --json-schema s --answer-column a --positive-label A",
+                            "-t p --dry-run 2 --json",
+                            "-t p --min-tokens 200"})
     EXPECT_TRUE(std::holds_alternative<CommandText>(parse(map + wrong))) << wrong;
   EXPECT_TRUE(std::holds_alternative<CommandText>(parse("map -m m -i t.csv -t p.j2"))) << "no output";
 }

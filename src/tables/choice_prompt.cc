@@ -33,11 +33,11 @@ SplitTokens split_tokens(const Tokenizer& tokenizer, const std::string& prompt, 
   return split;
 }
 
-/// `added`: what the tokenizer put before the text, which stays.
-void truncate(std::vector<int32_t>& prompt, int64_t room, Truncation truncation, bool added) {
+/// `bos`: the prompt begins with one, which stays.
+void truncate(std::vector<int32_t>& prompt, int64_t room, Truncation truncation, bool bos) {
   if (std::ssize(prompt) <= room || truncation == Truncation::kRefuse || room < 2) return;
   if (truncation == Truncation::kRight) prompt.resize(static_cast<size_t>(room));
-  else prompt.erase(prompt.begin() + (added ? 1 : 0), prompt.end() - (room - (added ? 1 : 0)));
+  else prompt.erase(prompt.begin() + (bos ? 1 : 0), prompt.end() - (room - (bos ? 1 : 0)));
 }
 
 double logprob_of_token(const nlohmann::json& top, const Tokenizer& tokenizer, int32_t token) {
@@ -60,7 +60,7 @@ nlohmann::ordered_json ChoicePrompts::fields(const std::string& prompt, bool cha
       if (split.choices[i] == split.choices[j]) fail_user("--choices: '{}' and '{}' are the same tokens for this model", choices_[j], choices_[i]);
   }
   if (split.prompt.empty()) fail_user("--choices: a prompt is empty, and this model puts no token before a text, so nothing comes before a choice");
-  truncate(split.prompt, max_positions_ - static_cast<int64_t>(longest), truncation_, !chat && tokenizer_.bos() == split.prompt.front());
+  truncate(split.prompt, max_positions_ - static_cast<int64_t>(longest), truncation_, tokenizer_.bos() == split.prompt.front());
   nlohmann::ordered_json fields;
   if (single) {
     std::vector<int32_t> ids;

@@ -135,9 +135,17 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
   const Truncation truncation = truncation_of(options.truncate);
   if (options.choices.empty() && truncation == Truncation::kLeft) fields_["truncate_prompt_tokens"] = -1;
   const bool dry = options.dry_run > 0, counts_tokens = !dry && (!options.choices.empty() || truncation == Truncation::kRight);
-  const bool writes_chat = options.chat && (dry || !options.choices.empty());
+  if (!options.chat_template_kwargs.empty()) fields_["chat_template_kwargs"] = parse_json<OrderedJson>(options.chat_template_kwargs, "--chat-template-kwargs");
+  // With kwargs, one that the template never looks at is told once, and not by each row's record.
+  const bool writes_chat = options.chat && (dry || !options.choices.empty() || !options.chat_template_kwargs.empty());
   if (counts_tokens || writes_chat) tokenizer_ = Tokenizer::load(model);
   if (writes_chat) chat_ = require_chat_template("--chat", model, options.chat_template, *tokenizer_);
+  if (chat_) {
+    kwargs_ = template_kwargs_of(options.chat_template_kwargs);
+    Conversation conversation;
+    conversation.variables = kwargs_;
+    check_template_kwargs(*chat_, conversation);
+  }
   if (counts_tokens) max_positions_ = Model::load(model, options.engine.model.ignored_config_fields)->config().max_positions;
   if (!options.choices.empty() && !dry) choices_.emplace(options.choices, *tokenizer_, max_positions_, truncation);
 }
@@ -163,6 +171,7 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
   for (const Message& message : messages) values.push_back(jinja::make_dict({{"role", message.role}, {"content", message.content}}));
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(values));
+  conversation.variables = kwargs_;
   const std::time_t now = status_of(options_.input).st_mtim.tv_sec;
   chat_->check_all_is_written(conversation, now);
   std::string text = chat_->render(conversation, now);

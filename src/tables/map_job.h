@@ -77,6 +77,7 @@ class MapJob {
   TableKind input_kind_, output_kind_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::shared_ptr<const ChatTemplate> chat_;
+  TemplateVariables kwargs_;
   int64_t max_positions_ = 0;
   std::optional<ChoicePrompts> choices_;
   std::optional<RowPrompts> prompts_;

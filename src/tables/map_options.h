@@ -24,7 +24,7 @@ struct MapOptions {
   std::string positive_label;
   std::string truncate = "refuse";  ///< or "left", "right"
   bool chat = false;
-  std::string system, chat_template;
+  std::string system, chat_template, chat_template_kwargs;
   int64_t dry_run = 0;        ///< show so many prompts, and no more
   std::string sampling_json;  ///< max_tokens and its like, as the body of a batch line has them
   bool overwrite = false, fail_on_bad_lines = false;

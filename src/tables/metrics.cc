@@ -34,7 +34,7 @@ Metrics::Scores Metrics::scores_of(const Label& label) {
 std::optional<Metrics::Scores> Metrics::scores() const {
   Scores mean;
   for (const auto& [name, label] : labels_) {
-    if (label.expected == 0) continue;
+    if (label.expected == 0 && !positive_.empty()) continue;
     const Scores one = scores_of(label);
     mean = {mean.precision + one.precision, mean.recall + one.recall, mean.f1 + one.f1, mean.labels + 1};
   }

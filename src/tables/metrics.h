@@ -14,7 +14,7 @@ class Metrics {
   /// More different answers than that have no precision, recall and F1 of their own.
   static constexpr size_t kMaxLabels = 1000;
 
-  /// `positive`: precision, recall and F1 are of this label; empty: the mean of those of all labels that are right somewhere (macro average).
+  /// `positive`: precision, recall and F1 are of this label; empty: the mean of those of all labels that are right somewhere or were answered (scikit-learn's macro average).
   explicit Metrics(std::string positive) : positive_(std::move(positive)) {}
 
   /// Both without blanks around them. Nothing: there is no answer, which is wrong.

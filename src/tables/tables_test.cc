@@ -3,8 +3,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "batch/byte_tokenizer.h"
 #include "io/test_folder.h"
 #include "io/whole_file.h"
+#include "tables/choice_prompt.h"
 #include "tables/csv.h"
 #include "tables/metrics.h"
 #include "tables/row_prompt.h"
@@ -229,6 +231,15 @@ TEST(Tables, PromptsShowExamples) {
   }
 }
 
+TEST(Tables, APromptThatLosesItsBeginningKeepsItsFirstToken) {
+  const ByteTokenizer tokenizer(true);
+  const ChoicePrompts prompts({"a", "b"}, tokenizer, 5, Truncation::kLeft);
+  for (const bool chat : {false, true}) {
+    const auto tokens = prompts.fields(chat ? "<s>0123456789 " : "0123456789 ", chat)["prompt"].get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer.decode(tokens, false), "<s>89 ") << chat;
+  }
+}
+
 TEST(Tables, MetricsAsTheyAreDefined) {
   // scikit-learn: accuracy_score, precision_recall_fscore_support of these.
   const std::vector<std::pair<std::string, std::optional<std::string>>> answers{{"yes", "yes"}, {"yes", "no"}, {"no", "no"},
@@ -245,6 +256,13 @@ TEST(Tables, MetricsAsTheyAreDefined) {
   EXPECT_DOUBLE_EQ(macro.scores()->precision, (0.5 + 2.0 / 3) / 2);
   EXPECT_DOUBLE_EQ(macro.scores()->f1, (0.4 + 2.0 / 3) / 2);
   EXPECT_EQ(macro.json()["right"], 3);
+  // A label that the model alone gives has 0 of all three.
+  Metrics invented("");
+  invented.add("yes", "yes");
+  invented.add("no", "perhaps");
+  EXPECT_EQ(invented.scores()->labels, 3u);
+  EXPECT_DOUBLE_EQ(invented.scores()->precision, 1.0 / 3);
+  EXPECT_DOUBLE_EQ(invented.scores()->recall, 1.0 / 3);
   Metrics other("maybe");
   other.add("yes", "yes");
   EXPECT_FALSE(other.scores());

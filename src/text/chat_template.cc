@@ -303,7 +303,7 @@ void ChatTemplate::check_all_is_written(const Conversation& conversation, std::t
 }
 
 std::string ChatTemplate::run(const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {
-  std::vector<std::pair<std::string, Value>> variables = conversation.variables;
+  TemplateVariables variables = conversation.variables;
   for (const auto& [token, text] : special_tokens_) variables.emplace_back(token, text);
   variables.emplace_back("messages", messages);
   variables.emplace_back("tools", conversation.tools);

@@ -16,13 +16,16 @@
 
 namespace flexgen {
 
+/// Names and values beside a conversation that a template is given.
+using TemplateVariables = std::vector<std::pair<std::string, jinja::Value>>;
+
 /// A conversation as a request has it.
 struct Conversation {
-  jinja::Value messages;                                        ///< a list of dicts
-  jinja::Value tools, documents;                                ///< lists; None: there are none
-  std::vector<std::pair<std::string, jinja::Value>> variables;  ///< more for the template; they come before special tokens of the same name
-  bool add_generation_prompt = true;                            ///< the text ends where the assistant begins to speak
-  bool continue_final_message = false;                          ///< the text ends within the last message
+  jinja::Value messages;                ///< a list of dicts
+  jinja::Value tools, documents;        ///< lists; None: there are none
+  TemplateVariables variables;          ///< more for the template; they come before special tokens of the same name
+  bool add_generation_prompt = true;    ///< the text ends where the assistant begins to speak
+  bool continue_final_message = false;  ///< the text ends within the last message
 };
 
 class ChatTemplate {
