@@ -271,6 +271,11 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
 LineError no_answer_error(const BatchRequest& request, const Completion& completion, int64_t choice) {
   const int64_t at = completion.failed_position, prompt = completion.prompt_tokens;
   const std::string token = at < prompt ? fmt::format("token {} of the prompt", at + 1) : fmt::format("token {} of the answer", at - prompt + 1);
+  if (!completion.grammar_failure.empty())
+    return {request.custom_id, kDeadEndCode,
+            fmt::format("choice {}: the schema or grammar cannot be followed at {}, so there is no answer: {}; simplify it", choice, token,
+                        completion.grammar_failure),
+            ""};
   if (completion.reason == FinishReason::kDeadEnd) {
     const bool follows = request.params.grammar != nullptr;
     return {request.custom_id, kDeadEndCode,

@@ -169,6 +169,10 @@ TEST(BatchOutput, ADeadEndIsAnErrorOfItsOwn) {
   EXPECT_NE(record.find("what the schema or grammar asks for at token 2 of the answer"), std::string::npos) << record;
   EXPECT_EQ(record.find("finite"), std::string::npos) << record;
   EXPECT_TRUE(is_no_answer_record(record));
+  completion.grammar_failure = "too many states";
+  const LineError failure = no_answer_error(request, completion, 0);
+  EXPECT_EQ(failure.code, "dead_end");
+  EXPECT_NE(failure.message.find("cannot be followed at token 2 of the answer, so there is no answer: too many states"), std::string::npos) << failure.message;
 }
 
 /// Two tokens with one text.

@@ -38,11 +38,13 @@ double Perplexity::value() const { return std::exp(-log_likelihood / static_cast
 double Perplexity::bits_per_byte() const { return -log_likelihood / std::log(2.0) / static_cast<double>(bytes); }
 
 void check_answered(std::span<const Completion> completions, std::string_view what) {
-  for (const Completion& completion : completions)
+  for (const Completion& completion : completions) {
+    if (!completion.grammar_failure.empty()) fail_user("the schema cannot be followed, so there is no answer: {}; simplify it", completion.grammar_failure);
     if (completion.reason == FinishReason::kDeadEnd)
       fail_user(
           "none of the model's tokens may be token {} of the answer, so there is none: the tokenizer cannot write a character that the schema wants there, or all tokens are forbidden",
           completion.failed_position - completion.prompt_tokens + 1);
+  }
   const auto bad = [](const Completion& completion) { return completion.reason == FinishReason::kNotFinite; };
   const auto first = std::find_if(completions.begin(), completions.end(), bad);
   if (first == completions.end()) return;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "backend/backends.h"
 #include "base/clock.h"
@@ -165,6 +166,7 @@ Plan Engine::staged_plan() const {
 
 void Engine::prepare(const Workload& workload) {
   FLEXGEN_CHECK(options_.stages.is_first(), "the first stage prepares all");
+  if (arena_) fail_user("Engine::prepare(): an engine is prepared once; make another engine for another job");
   const Workload paged = workload.in_pages(CacheLayout::page_tokens(*model_, kv_dtype_));
   command_stages(options_.stages, StageCommand::kPrepare, paged);
   prepare_stage(paged);
@@ -275,6 +277,7 @@ RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
 
 RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) {
   FLEXGEN_CHECK(arena_ != nullptr, "run() before prepare()");
+  if (std::exchange(ran_, true)) fail_user("Engine::run(): an engine runs once; make another engine, or keep the source open for more requests");
   command_stages(options_.stages, StageCommand::kRun);
   start_ = std::chrono::steady_clock::now();
   WatchedSink watched(sink, *watch_);

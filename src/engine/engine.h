@@ -61,7 +61,7 @@ class Engine {
   bool plans() const { return options_.planner == "search"; }
   /// What visits compute in and on, as profiles and cost models call it.
   Precision precision() const;
-  /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
+  /// Once: chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do, and where it was prepared already: another job takes another engine.
   /// First stage: all stages prepare (each with its own budgets), or none does.
   void prepare(const Workload& workload);
   const Policy& policy() const { return policy_; }
@@ -78,7 +78,7 @@ class Engine {
   Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
 
-  /// Serves every request of the source; while an open one has none, it sleeps. `stop` ends the run after the step under way (an open source must be closed too). After prepare().
+  /// Once, as weights are loaded ahead in one order: serves every request of the source; while an open one has none, it sleeps. `stop` ends the run after the step under way (an open source must be closed too). After prepare().
   /// First stage: with all others.
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop);
   /// Later stages: does what the first stage's prepare() and run() ask for, until it calls dismiss(). The report is of the last run.
@@ -129,6 +129,7 @@ class Engine {
   mutable std::mutex running_mutex_;
   const Batcher* running_ = nullptr;  ///< of the run() under way, for progress()
   bool following_ = false;            ///< a run is under way on a later stage
+  bool ran_ = false;                  ///< run() was called
 };
 
 }  // namespace flexgen

@@ -15,6 +15,7 @@
 #include "generation/list_source.h"
 #include "generation/test_params.h"
 #include "io/test_folder.h"
+#include "io/test_texts.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen::open_source_test {
@@ -190,6 +191,20 @@ TEST(OpenSource, RequestsThatComeAsTheyLikeHaveTheTokensOfTheBatch) {
       if (completion.reason != FinishReason::kCancelled) expect_same(expected.at(key), completion);
       else EXPECT_EQ(key % 4, 0);
   }
+}
+
+TEST(OpenSource, AnEngineIsPreparedAndRunsOnce) {
+  Engine engine(options_of_test());
+  std::mt19937 random(74);
+  const std::vector<Request> requests = related_requests(random, 2, 16);
+  engine.prepare(workload_of(requests));
+  EXPECT_EQ(message_of([&] { engine.prepare(workload_of(requests)); }), "Engine::prepare(): an engine is prepared once; make another engine for another job");
+  ListSource source(requests), again(requests);
+  Answers answers;
+  const std::atomic<bool> stop{false};
+  engine.run(source, answers, stop);
+  EXPECT_NE(message_of([&] { engine.run(again, answers, stop); }).find("an engine runs once"), std::string::npos);
+  EXPECT_EQ(answers.of.size(), requests.size());
 }
 
 TEST(OpenSource, WhatCameJustBeforeItClosedIsAnswered) {

@@ -145,6 +145,7 @@ void Batcher::take_results(MicroBatch& batch) {
         slot.completion.prompt_tokens = slot.prompt_size();
         slot.completion.failed_position = row.position;
         slot.completion.not_finite_entry = result.not_finite;
+        if (slot.follower && result.none_left) slot.completion.grammar_failure = slot.follower->failure;
         finish(batch, slot, result.none_left ? FinishReason::kDeadEnd : FinishReason::kNotFinite);
         continue;
       }

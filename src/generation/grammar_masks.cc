@@ -36,6 +36,15 @@ struct GrammarMasks::Worker {
   }
 
   TokenMask mask_behind(Follower& follower, const GrammarSpec& grammar, const std::vector<int32_t>& answer) {
+    try {
+      return made_mask(follower, grammar, answer);
+    } catch (const std::exception& error) {
+      follower.failure = error.what();
+      return TokenMask(static_cast<size_t>((vocab_size + 31) / 32), 0);
+    }
+  }
+
+  TokenMask made_mask(Follower& follower, const GrammarSpec& grammar, const std::vector<int32_t>& answer) {
     if (!compiler) compiler = GrammarCompiler::create(tokenizer, vocab_size, ends, kGrammarCacheBytes);
     if (!follower.matcher) follower.matcher = compiler->start(grammar);
     for (; follower.taken < std::ssize(answer); ++follower.taken) {

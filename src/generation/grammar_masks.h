@@ -6,6 +6,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "text/grammar/grammar.h"
@@ -24,9 +25,10 @@ class GrammarMasks {
   /// One answer; empty before its first mask.
   struct Follower {
     std::unique_ptr<GrammarMatcher> matcher;
-    int64_t taken = 0;  ///< tokens of the answer that it has seen
+    int64_t taken = 0;    ///< tokens of the answer that it has seen
+    std::string failure;  ///< why no mask could be made; to be read behind a mask
   };
-  /// Of the token behind `answer`, which must have grown since the last call alone. The future throws Error{user} for a grammar that cannot be compiled.
+  /// Of the token behind `answer`, which must have grown since the last call alone. Where none can be made it has no token, and the follower says why: this answer ends, and no other.
   std::shared_future<TokenMask> next(const std::shared_ptr<Follower>& follower, std::shared_ptr<const GrammarSpec> grammar, std::vector<int32_t> answer);
 
  private:

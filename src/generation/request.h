@@ -120,6 +120,7 @@ struct Completion {
   int64_t cached_tokens = 0;                  ///< of these, not computed, as other sequences had them in the cache
   int64_t failed_position = -1;               ///< has_no_answer(): of the token that could not be chosen or scored
   int32_t not_finite_entry = -1;              ///< kNotFinite: the vocabulary entry
+  std::string grammar_failure;                ///< kDeadEnd: why its grammar cannot be followed; empty: it can
   std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored
   std::vector<TokenLogprob> logprobs;
 };
