@@ -92,7 +92,7 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
 void refuse_dummy_flags(const BenchOptions& options) {
   const char* instead = is_gguf(options.model) ? "" : ", or give --load-format dummy";
   if (options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out{}", options.model, instead);
-  if (!options.dtype.empty())
+  if (!options.dtype.empty() && !options.dtype_is_stand_in)
     fail_user("--dtype {}: {} is a checkpoint, whose weights have types of their own; leave it out{}", options.dtype, options.model, instead);
 }
 

@@ -378,6 +378,7 @@ class BenchDefinition : public CommandDefinition {
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
+    options_.dtype_is_stand_in = !typed("--dtype");
     if (options_.load_format == "checkpoint")
       for (const char* flag : {"--dtype", "--dummy-dir"})
         if (typed(flag)) fail_user("{}: with --load-format checkpoint no dummy weights are made; leave one of them out", flag);
@@ -522,6 +523,7 @@ class PlanDefinition : public CommandDefinition {
     if (options_.input.empty())
       for (const char* flag : {"--chat-template", "--skip-tokenizer-init"})
         if (typed(flag)) fail_user("{}: without --input no prompts are read; leave it out, or give the job", flag);
+    options_.dtype_is_stand_in = !typed("--dtype");
     return options_;
   }
 
@@ -529,6 +531,7 @@ class PlanDefinition : public CommandDefinition {
   /// What a run would do, and a plan cannot.
   void check_engine() const {
     const EngineFlags& flags = options_.engine;
+    if (typed("--trace")) fail_user("--trace {}: a plan runs nothing that could be traced; leave it out", flags.trace_file);
     if (flags.planner != "search") fail_user("--planner {}: flexgen plan shows what the search finds; leave it out", flags.planner);
     if (flags.backend != "cpu" && flags.backend != "reference" && flags.gpu_memory_bytes == 0)
       fail_user("--backend {}: a plan looks at no GPU; say how much memory it has with --gpu-memory, and which machine it is with --hardware FILE",

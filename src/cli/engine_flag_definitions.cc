@@ -44,8 +44,7 @@ void add_precision_flags(CommandDefinition& command, RawEngineFlags* raw) {
           "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little). Several: as with --weight-dtype")
       ->capture_default_str();
   command.whole_within("--threads", flags.threads, 1, 4096, "threads that compute (default: a core each, as many as affinity and cgroup quota allow)");
-  if (command.app.get_name() != "plan")  // which runs no lanes
-    command.file(FileUse::kWritten, "--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
+  command.file(FileUse::kWritten, "--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
   command.begin_group("Precision", true);
   command.choice("--compute-dtype", flags.compute_dtype, {"auto", "bf16", "f32"}, "arithmetic: auto, bf16, or f32 (no GPU)")->capture_default_str();
   command

@@ -68,6 +68,7 @@ struct BenchOptions {
   std::string model;                 ///< a directory, a config.json, or the name of a shape
   std::string load_format = "auto";  ///< "auto", "dummy", "checkpoint"
   std::string dtype;                 ///< of dummy weights; empty: bf16
+  bool dtype_is_stand_in = false;    ///< it comes from a variable or a file: passed over for a checkpoint
   std::string dummy_directory;       ///< empty: in the user's cache directory
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
@@ -121,10 +122,11 @@ struct DoctorOptions {
 
 /// What `flexgen plan` was given.
 struct PlanOptions {
-  std::string model;            ///< a directory, a config.json, or the name of a shape
-  std::string dtype;            ///< of a shape's weights; empty: bf16
-  std::string input;            ///< a batch file; empty: the lengths below
-  bool skip_tokenizer = false;  ///< as for run-batch
+  std::string model;               ///< a directory, a config.json, or the name of a shape
+  std::string dtype;               ///< of a shape's weights; empty: bf16
+  bool dtype_is_stand_in = false;  ///< it comes from a variable or a file: passed over for a checkpoint
+  std::string input;               ///< a batch file; empty: the lengths below
+  bool skip_tokenizer = false;     ///< as for run-batch
   std::string chat_template;
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;

@@ -470,7 +470,7 @@ TEST(Options, APlanRefusesWhatItCannotHonour) {
   expect_refused({{plan + "--backend cuda", "--backend cuda: a plan looks at no GPU; say how much memory it has with --gpu-memory"},
                   {plan + "--backend cuda --hardware p.json", "--gpu-memory"},
                   {plan + "--planner first-rule", "--planner first-rule: flexgen plan shows what the search finds"},
-                  {plan + "--trace t.json", "--trace: a flag of run-batch"},
+                  {plan + "--trace t.json", "--trace t.json: a plan runs nothing"},
                   {plan + "--chat-template t.jinja", "--chat-template: without --input no prompts are read"},
                   {plan + "--skip-tokenizer-init", "--skip-tokenizer-init: without --input"},
                   {"bench -m m --load-format checkpoint --dtype f16", "--dtype: with --load-format checkpoint"},
@@ -478,7 +478,7 @@ TEST(Options, APlanRefusesWhatItCannotHonour) {
   EXPECT_EQ(parsed<PlanOptions>(plan + "--backend cuda --gpu-memory 16GiB --hardware p.json").engine.gpu_memory_bytes, 16 * kGiB);
   EXPECT_EQ(parsed<PlanOptions>(plan + "-i in --chat-template t.jinja").chat_template, "t.jinja");
   EXPECT_EQ(parsed<PlanOptions>(plan).dtype, "");
-  EXPECT_EQ(parse_command_line(words_of(plan), {"FLEXGEN_TRACE=t", "FLEXGEN_CHAT_TEMPLATE=t"}).index(), 0u) << "which are for other commands";
+  EXPECT_EQ(parse_command_line(words_of(plan), {"FLEXGEN_TRACE=t.json", "FLEXGEN_CHAT_TEMPLATE=t"}).index(), 0u) << "which are for other commands";
   EXPECT_EQ(parse_command_line(words_of("bench -m m --load-format checkpoint"), {"FLEXGEN_DUMMY_DIR=d"}).index(), 0u) << "which is for other models";
 }
 

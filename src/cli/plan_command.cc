@@ -104,7 +104,7 @@ int plan_command(const PlanOptions& given) {
   options.model = find_model_or_shape(given.model, given.engine.model.revision);
   EngineOptions engine = engine_options(options.engine, options.model);
   const bool has_weights = is_checkpoint(options.model);
-  if (has_weights && !options.dtype.empty())
+  if (has_weights && !options.dtype.empty() && !options.dtype_is_stand_in)
     fail_user("--dtype {}: {} is a checkpoint, whose weights have types of their own; leave it out (--weight-dtype makes others of them)", options.dtype,
               options.model);
   const auto open_model = [&] { return planned_model(options); };
@@ -133,7 +133,7 @@ int plan_command(const PlanOptions& given) {
   const DType compute = compute_dtype_of(engine, *model);
   if (engine.disk_directory.empty() && dtype_to_make(engine, *model))
     notes.push_back(fmt::format("--weight-dtype {}: a run makes these weights once and keeps them on disk, so it needs --disk-dir", engine.weight_dtype));
-  weight_range_of(engine);  // a way to quantize that a run refuses
+  if (allowed.size() == 1) weight_range_of(engine);  // a way to quantize that a run refuses
   model = model_to_plan(engine, std::move(model));
   check_matmul_dtype(engine, *model);
   const Precision precision = precision_of(engine, *model, compute);

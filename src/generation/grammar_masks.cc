@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -38,6 +39,8 @@ struct GrammarMasks::Worker {
   TokenMask mask_behind(Follower& follower, const GrammarSpec& grammar, const std::vector<int32_t>& answer) {
     try {
       return made_mask(follower, grammar, answer);
+    } catch (const std::bad_alloc&) {
+      throw;  // no fault of the line's: the run ends, and goes on later
     } catch (const std::exception& error) {
       follower.failure = error.what();
       return TokenMask(static_cast<size_t>((vocab_size + 31) / 32), 0);

@@ -434,7 +434,10 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   profile.cpu.logit_s = measure_logit_s();
   say("disk, alone and beside compute");
   profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights, doubt);
-  if (profile.others_share > kOthersMatter)
+  // No room to write, and nothing to read: the next run tries again.
+  if (!options.directory.empty() && profile.disk.read_bytes_per_s == DiskProfile().read_bytes_per_s)
+    profile.doubt = fmt::format("the disk of {} has no room to be measured", options.directory);
+  else if (profile.others_share > kOthersMatter)
     profile.doubt = fmt::format("other programs took {:.0f}% of the processor time that measuring wanted", 100 * profile.others_share);
   else if (!doubt.what.empty()) profile.doubt = fmt::format("{} took up to {:.1f} times as long in one round as in another", doubt.what, doubt.apart);
   return profile;

@@ -92,23 +92,36 @@ Form form_of(const Model& model, const Part& part, const PrepareOptions& options
   return form;
 }
 
-/// Whether the part is there, with the size and head that it should have. Its data are checked as they are read.
-bool is_ready(const Part& part, const Form& form, FileSystem& files) {
+/// What has the name of a part. Only what was seen to be wrong may be removed: another machine may finish a part that was missing.
+enum class PartState { kMissing, kWrong, kReady };
+
+/// Ready: it has the size and head that it should have. Its data are checked as they are read.
+PartState state_of(const Part& part, const Form& form, FileSystem& files) {
   std::error_code failed;
-  if (!fs::is_regular_file(part.path, failed)) return false;
+  if (!fs::exists(fs::symlink_status(part.path, failed))) return PartState::kMissing;
+  if (!fs::is_regular_file(part.path, failed)) return PartState::kWrong;
   std::shared_ptr<File> file = files.open(part.path, FileMode::kRead);
   std::string head(form.head.size(), '\0');
-  if (file->size() != form.file_bytes) return false;
+  if (file->size() != form.file_bytes) return PartState::kWrong;
   file->read(0, {reinterpret_cast<std::byte*>(head.data()), head.size()});
-  return head == form.head;
+  return head == form.head ? PartState::kReady : PartState::kWrong;
 }
 
-/// What has the name of a part that is_ready() denies.
+/// What is wrong.
 void remove_unready(const Part& part) {
   std::error_code failed;
-  if (!fs::exists(fs::symlink_status(part.path, failed))) return;
   spdlog::info("{} is not whole, or not from this model and version: it is made anew", part.path);
   fs::remove_all(part.path, failed);
+}
+
+/// The folder of the model's parts, made if it is not there, without what killed processes left in it.
+fs::path folder_of_parts(const Model& model, const PrepareOptions& options) {
+  fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
+  std::error_code failed;
+  fs::create_directories(directory, failed);
+  if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
+  remove_abandoned_partials(directory.string());
+  return directory;
 }
 
 /// Whose turn it is to make parts in a folder: replicas and shards of a machine want the same ones, and each is made once.
@@ -243,12 +256,7 @@ bool has_turned_weights(const Model& model) {
 }
 
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options) {
-  const fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
-  std::error_code failed;
-  fs::create_directories(directory, failed);
-  if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
-  remove_abandoned_partials(directory.string());
-
+  const fs::path directory = folder_of_parts(model, options);
   const std::vector<Part> parts = parts_of(model, options.dtype, directory);
   int64_t total = 0, done = 0, widest = 0, made = 0, panel_bytes = 0;
   const auto start = std::chrono::steady_clock::now();
@@ -272,12 +280,13 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   Turn turn(directory.string());
   for (const Part& part : parts) {
     const Form form = form_of(model, part, options);
-    const auto ready = [&] { return is_ready(part, form, files); };
+    PartState state{};
+    const auto ready = [&] { return (state = state_of(part, form, files)) == PartState::kReady; };
     const std::unique_ptr<DirectoryLock> lock = turn.wait(ready);
     if (!lock) {
       for (int index : part.weights) done += model.weights()[static_cast<size_t>(index)].bytes();
     } else {
-      remove_unready(part);
+      if (state == PartState::kWrong) remove_unready(part);
       SafetensorsWriter writer(part.path, form.tensors, &files, form.metadata);
       SectorSummer summer(form.summed.seed);
       auto append = [&](const std::byte* data, int64_t bytes) {

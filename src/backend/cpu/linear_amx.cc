@@ -10,8 +10,7 @@ namespace flexgen {
 using amx_product::kBlockRows;
 using amx_product::kTileRows;
 
-LinearAmx::LinearAmx(WorkerTeam& team)
-    : team_(team), few_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), converted_(static_cast<size_t>(team.size())) {}
+LinearAmx::LinearAmx(WorkerTeam& team) : team_(team), few_(team), workers_(static_cast<size_t>(team.size())), converted_(static_cast<size_t>(team.size())) {}
 
 void LinearAmx::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   if (num_rows == 0 || weight.rows == 0) return;
@@ -48,7 +47,9 @@ void LinearAmx::run_panel(const std::byte* x, const WeightView& weight, const Pa
 }
 
 void LinearAmx::multiply_tiles(int worker, int64_t first, int64_t count, const WeightView& weight, const Panel& panel) {
-  Worker& mine = workers_[static_cast<size_t>(worker)];
+  hwy::AlignedUniquePtr<Worker>& made = workers_[static_cast<size_t>(worker)];
+  if (!made) made = hwy::MakeUniqueAligned<Worker>();
+  Worker& mine = *made;
   const int64_t cols = weight.cols, block_bytes = amx_product::padded_bytes(cols), pairs = ceil_div(panel.num_rows, kPairRows);
   ProductTile tiles[kMaxTiles];
   std::vector<std::byte>& converted = converted_[static_cast<size_t>(worker)];

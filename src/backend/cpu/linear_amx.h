@@ -48,8 +48,8 @@ class LinearAmx {
 
   WorkerTeam& team_;
   LinearPacked<AmxRows> few_;
-  hwy::AlignedUniquePtr<Worker[]> workers_;
-  hwy::AlignedFreeUniquePtr<std::byte[]> packed_;  ///< x of a panel, in padded blocks
+  std::vector<hwy::AlignedUniquePtr<Worker>> workers_;  ///< each made by its thread, when it first has many rows
+  hwy::AlignedFreeUniquePtr<std::byte[]> packed_;       ///< x of a panel, in padded blocks
   int64_t packed_bytes_ = 0;
   std::vector<std::vector<std::byte>> converted_;  ///< of a worker: tiles of another type [at most kMaxTiles * kTileRows, K]
   std::vector<LinearTile> tiles_;
