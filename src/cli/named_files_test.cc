@@ -50,9 +50,10 @@ std::vector<NamedFile> files_of(const std::string& command, std::vector<std::str
 
 // A flag whose type is not among these names a file: file() defines it.
 TEST(NamedFiles, EveryFlagSaysWhatBecomesOfItsFile) {
-  const std::set<std::string> others{
-      "",  "TEXT",  "TEXT,...", "NAME", "NAME,...", "NAME[,NAME]", "SIZE", "ADDRESS", "KEY",     "ID",    "LEVEL", "DIR",   "DIR|GGUF|ID", "DIR|GGUF|ID|SHAPE",
-      "N", "N,...", "G,...",    "K",    "P",        "S",           "X",    "I/N",     "N:N:...", "N|A:B", "A[:B]", "G:C:D", "WHERE",       "WHICH"};
+  const std::set<std::string> others{"",      "TEXT",  "TEXT,...", "NAME",        "NAME,...",          "NAME[,NAME]", "SIZE",  "ADDRESS", "KEY",
+                                     "ID",    "LEVEL", "DIR",      "DIR|GGUF|ID", "DIR|GGUF|ID|SHAPE", "N",           "N,...", "G,...",   "K",
+                                     "P",     "S",     "X",        "I/N",         "N:N:...",           "N|A:B",       "A[:B]", "G:C:D",   "WHERE",
+                                     "WHICH", "JSON"};
   for (const auto& command : define_commands())
     for (const CLI::Option* option : command->app.get_options())
       EXPECT_NE(command->file_uses.contains(option), others.contains(option->get_type_name()))
