@@ -83,11 +83,12 @@ struct Blocks {
   int64_t rows0, rows1;
 };
 
-TileShapes shapes_of(const Blocks& blocks, int64_t tile_rows) {
+/// For a tile and one or two blocks of x with so many rows.
+TileShapes shapes_of(int64_t tile_rows, int64_t rows0, int64_t rows1) {
   TileShapes shapes;
   // A register has one row at least: where a tile has none for the second, it reads the first row again, for nobody.
   const auto w0 = static_cast<uint8_t>(std::min(tile_rows, kBlockRows)), w1 = static_cast<uint8_t>(std::max<int64_t>(1, tile_rows - kBlockRows));
-  const auto x0 = static_cast<uint16_t>(4 * blocks.rows0), x1 = static_cast<uint16_t>(4 * std::max<int64_t>(1, blocks.rows1));
+  const auto x0 = static_cast<uint16_t>(4 * rows0), x1 = static_cast<uint16_t>(4 * std::max<int64_t>(1, rows1));
   const auto set = [&](Register which, uint8_t rows, uint16_t bytes) { shapes.rows[which] = rows, shapes.row_bytes[which] = bytes; };
   set(kSums00, w0, x0);
   set(kSums10, w1, x0);
@@ -209,7 +210,7 @@ void copy_chunk(const ProductTile& tile, int64_t first, int64_t count, TileChunk
   }
 }
 
-void begin_chunks() { set_shapes(shapes_of({nullptr, nullptr, kBlockRows, kBlockRows}, kTileRows)); }
+void begin_chunks() { set_shapes(shapes_of(kTileRows, kBlockRows, kBlockRows)); }
 void end_chunks() { release(); }
 
 void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& ahead, BlockSums* sums) {
@@ -251,14 +252,14 @@ void turn(const BlockSums& sums, int64_t num_rows, float* y) {
 
 void multiply(const std::byte* x, int64_t num_rows, const ProductTile& tile, float* y) {
   EvenFetch fetch(tile);
-  const int64_t steps = tile.cols / kStep, pairs = (num_rows + 2 * kBlockRows - 1) / (2 * kBlockRows);
+  const int64_t steps = tile.cols / kStep, pairs = ceil_div(num_rows, 2 * kBlockRows);
   int64_t shaped0 = -1, shaped1 = -1;
   for (int64_t pair = 0; pair < pairs; ++pair) {
     const int64_t row = pair * 2 * kBlockRows, rows0 = std::min(kBlockRows, num_rows - row), rows1 = std::min(kBlockRows, num_rows - row - rows0);
     const std::byte* const x0 = x + row * 2 * tile.cols;
     const Blocks blocks{x0, x0 + rows0 * 2 * tile.cols, rows0, rows1};
     if (rows0 != shaped0 || rows1 != shaped1) {
-      set_shapes(shapes_of(blocks, tile.num_rows));
+      set_shapes(shapes_of(tile.num_rows, rows0, rows1));
       shaped0 = rows0, shaped1 = rows1;
     }
     float* const out = y + row * kTileRows;

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "backend/cpu/product_tile.h"
+#include "base/units.h"
 
 namespace flexgen::amx_product {
 
@@ -29,13 +30,10 @@ void multiply(const std::byte* x, int64_t num_rows, const ProductTile& tile, flo
 
 inline constexpr int64_t kMaxChunkColumns = 512;
 /// Of rows of `cols` columns: whole steps, and chunks of one size, as a short one has the sums written for little.
-inline constexpr int64_t chunk_columns(int64_t cols) {
-  const int64_t chunks = (cols + kMaxChunkColumns - 1) / kMaxChunkColumns;
-  return ((cols + chunks - 1) / chunks + kStep - 1) / kStep * kStep;
-}
+inline constexpr int64_t chunk_columns(int64_t cols) { return round_up(ceil_div(cols, ceil_div(cols, kMaxChunkColumns)), kStep); }
 
 /// Bytes of a padded block: kBlockRows rows of whole steps.
-inline constexpr int64_t padded_bytes(int64_t cols) { return 2 * kBlockRows * ((cols + kStep - 1) / kStep * kStep); }
+inline constexpr int64_t padded_bytes(int64_t cols) { return 2 * kBlockRows * round_up(cols, kStep); }
 
 /// As pack_block(), zeros where there is no row or no column: padded_bytes(cols), 64-byte aligned.
 void pack_padded_block(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed);

@@ -4,11 +4,11 @@
 
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "backend/cpu/linear_amx.h"
 #include "backend/cpu/linear_packed.h"
+#include "backend/cpu/test_halves.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen::amx_product_test {
@@ -16,15 +16,6 @@ namespace {
 
 using amx_product::kBlockRows;
 using amx_product::kTileRows;
-
-std::vector<uint16_t> random_halves(int64_t count, uint32_t seed) {
-  std::minstd_rand random(seed);
-  std::vector<uint16_t> values(static_cast<size_t>(count));
-  for (uint16_t& value : values) value = bf16_from_float(static_cast<float>(random() % 65536) / 32768.0f - 1.0f);
-  return values;
-}
-
-const std::byte* bytes(const std::vector<uint16_t>& values) { return reinterpret_cast<const std::byte*>(values.data()); }
 
 std::vector<std::byte> packed_rows(const std::byte* x, int64_t num_rows, int64_t cols) {
   std::vector<std::byte> packed(static_cast<size_t>(2 * num_rows * cols) + 1, std::byte{7});

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "backend/cpu/amx_product.h"
-#include "backend/cpu/linear.h"
+#include "backend/cpu/cpu_features.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -75,10 +75,10 @@ struct AmxCache {
       else all_finite_ = pack_values(task, head, span, begin, end, pairs_);
     }
     /// Whether nobody has gone through these keys yet: who does first fetches the next ones.
-    bool takes_new_keys() const { return std::exchange(keys_are_new_, false); }
+    bool takes_new_keys() { return std::exchange(keys_are_new_, false); }
 
     /// Shapes the registers for so many queries.
-    void shape_for(int64_t count) const {
+    void shape_for(int64_t count) {
       if (shaped_for_ == count) return;
       amx::TileShapes shapes;
       const auto set = [&](Register which, int64_t rows, int64_t bytes) {
@@ -96,8 +96,8 @@ struct AmxCache {
    private:
     uint32_t* pairs_ = nullptr;
     bool all_finite_ = true;
-    mutable bool keys_are_new_ = false;
-    mutable int64_t shaped_for_ = 0;
+    bool keys_are_new_ = false;
+    int64_t shaped_for_ = 0;
   };
 
   /// Values of positions [begin, end) of the span as [kSpan / 2, head_size] of words, interleaved by chunks of 32 elements; zeros for the others. Returns whether all are finite.
@@ -127,7 +127,7 @@ struct AmxCache {
   }
 
   static void score_block(int64_t count, const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
-                          const Parameters& parameters, const Row*, float* scores) {
+                          Parameters& parameters, const Row*, float* scores) {
     const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size, query_bytes = 4 * count;
     alignas(64) std::byte turned[2 * kMaxHeadSize * kQueries];
     const std::byte* queries = reinterpret_cast<const std::byte*>(q);
@@ -181,8 +181,8 @@ struct AmxCache {
     }
   }
 
-  static void mix_block(int64_t count, const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores,
-                        const Parameters& parameters, float* mixed, int64_t stride) {
+  static void mix_block(int64_t count, const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, Parameters& parameters,
+                        float* mixed, int64_t stride) {
     const int64_t head_size = task.geometry->head_size;
     alignas(64) uint32_t weights[kQueries][kSpan / 2];
     for (int64_t m = 0; m < count; ++m) {

@@ -1,7 +1,10 @@
+#include "backend/cpu/cpu_features.h"
+
 #include <fmt/format.h>
 
 #include <dnnl.hpp>
 
+#include "backend/cpu/amx_product.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/kernels.h"
 
@@ -22,13 +25,19 @@ std::string_view isa_name(dnnl::cpu_isa isa) {
   }
 }
 
+/// Each of oneDNN's ISA values has the bits of those it includes.
+bool onednn_has(dnnl::cpu_isa isa) {
+  const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), needed = static_cast<unsigned>(isa);
+  return (has & needed) == needed;
+}
+
 }  // namespace
 
-bool cpu_has_bf16() {
-  // Each of oneDNN's ISA values has the bits of those it includes.
-  auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-  auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
-  return (has & needed) == needed;
+bool cpu_has_bf16() { return onednn_has(dnnl::cpu_isa::avx512_core_bf16); }
+
+bool uses_amx() {
+  static const bool uses = onednn_has(dnnl::cpu_isa::avx512_core_amx) && amx_product::is_supported();
+  return uses;
 }
 
 std::string cpu_features() { return fmt::format("oneDNN {}, Highway {}", isa_name(dnnl::get_effective_cpu_isa()), vector_rows::target_name()); }

@@ -7,25 +7,16 @@
 #include <cmath>
 #include <cstring>
 #include <dnnl.hpp>
-#include <random>
 #include <vector>
 
 #include "backend/cpu/amx_product.h"
 #include "backend/cpu/linear_packed.h"
+#include "backend/cpu/test_halves.h"
 
 namespace flexgen::dot_product_test {
 namespace {
 
 using dot_product::kTileRows;
-
-std::vector<uint16_t> random_halves(int64_t count, uint32_t seed) {
-  std::minstd_rand random(seed);
-  std::vector<uint16_t> values(static_cast<size_t>(count));
-  for (uint16_t& value : values) value = bf16_from_float(static_cast<float>(random() % 65536) / 32768.0f - 1.0f);
-  return values;
-}
-
-const std::byte* bytes(const std::vector<uint16_t>& values) { return reinterpret_cast<const std::byte*>(values.data()); }
 
 TEST(DotProduct, PacksPairsOfColumnsSideBySide) {
   if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";

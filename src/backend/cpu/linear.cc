@@ -8,6 +8,7 @@
 #include <new>
 #include <random>
 
+#include "backend/cpu/cpu_features.h"
 #include "backend/cpu/vector_rows.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -46,13 +47,6 @@ void check_room_for_onednn() {
 }
 
 }  // namespace
-
-bool uses_amx() {
-  // Each of oneDNN's ISA values has the bits of those it includes.
-  constexpr auto kNeeded = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
-  static const bool uses = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kNeeded) == kNeeded && amx_product::is_supported();
-  return uses;
-}
 
 Linear::Linear(WorkerTeam& team) : team_(team), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);

@@ -17,9 +17,6 @@
 
 namespace flexgen {
 
-/// Whether products of bf16 are AMX's: the machine has it, and DNNL_MAX_CPU_ISA, which binds oneDNN, does not say otherwise.
-bool uses_amx();
-
 class Linear {
  public:
   /// `team` must outlive it, and is not shared with anyone who works at the same time.

@@ -17,9 +17,8 @@ void LinearAmx::run(const std::byte* x, int64_t num_rows, const WeightView& weig
   if (num_rows <= kFewRows) return few_.run(x, num_rows, weight, bias, accumulate, y);
   cut_tiles(weight, kTileRows, &tiles_);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
-  // Panels of one size: a last one of few rows would read all of W for them.
   const int64_t most = std::clamp(kMostPacked / amx_product::padded_bytes(weight.cols) * kBlockRows, kPairRows, kMaxPanel);
-  const int64_t panel = round_up(ceil_div(num_rows, ceil_div(num_rows, most)), kPairRows);
+  const int64_t panel = panel_rows(num_rows, most, kPairRows);
   for (int64_t row = 0; row < num_rows; row += panel)
     run_panel(x + size_bytes(DType::kBF16, row * weight.cols), weight, {std::min(panel, num_rows - row), bias_data, accumulate, y + row * weight.rows});
 }

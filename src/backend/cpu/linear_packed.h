@@ -121,8 +121,7 @@ class LinearPacked {
     if (!Product::packs(weight.dtype))
       for (std::vector<std::byte>& rows : converted_)
         if (const auto size = static_cast<size_t>(size_bytes(Product::kElements, kTileRows * weight.cols)); rows.size() < size) rows.resize(size);
-    // Panels of one size: a last one of few rows would read all of W for them.
-    const int64_t panel = round_up(ceil_div(num_rows, ceil_div(num_rows, kMaxProductRows)), kRowGrain);
+    const int64_t panel = panel_rows(num_rows, kMaxProductRows, kRowGrain);
     for (int64_t row = 0; row < num_rows; row += panel)
       run_panel(x + size_bytes(Product::kElements, row * weight.cols), std::min(panel, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
   }

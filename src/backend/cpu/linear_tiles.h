@@ -36,6 +36,9 @@ inline bool cut_tiles(const WeightView& weight, int64_t tile_rows, std::vector<L
   return has_short;
 }
 
+/// How many of `num_rows` rows go through the weight together: about `most` at most, in multiples of `grain`, and panels of one size, as a last one of few rows would read all of W for them.
+inline int64_t panel_rows(int64_t num_rows, int64_t most, int64_t grain) { return round_up(ceil_div(num_rows, ceil_div(num_rows, most)), grain); }
+
 /// How a product is dealt out to a team: a unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
 class TileUnits {
  public:
