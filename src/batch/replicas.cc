@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/thread.h"
 #include "net/message.h"
 
 namespace flexgen {
@@ -51,7 +50,7 @@ ReplicaJob hear_replica_job(Port& world, LineSet& todo) {
 /// One replica's records, one after the other. Keeps itself alive while a message may come.
 struct RecordCollector::Source : std::enable_shared_from_this<Source> {
   Port* world;
-  Worker* worker;
+  TaskThread* writer;
   int lead;
   std::mutex* lock;
   std::function<void(RecordText&)> append;
@@ -62,7 +61,7 @@ struct RecordCollector::Source : std::enable_shared_from_this<Source> {
 
   void listen() {
     Event arrived = world->receive(lead, Channel::kRecord, &message);
-    arrived.on_done([self = shared_from_this(), arrived] { self->worker->give([self, arrived] { self->take(arrived); }); });
+    arrived.on_done([self = shared_from_this(), arrived] { self->writer->give([self, arrived] { self->take(arrived); }); });
   }
   void take(const Event& arrived) {
     if (arrived.error()) return over.finish(arrived.error());
@@ -84,42 +83,12 @@ struct RecordCollector::Source : std::enable_shared_from_this<Source> {
   }
 };
 
-RecordCollector::Worker::Worker() : thread_(start_thread("writing other replicas' answers", [this] { loop(); })) {}
-
-RecordCollector::Worker::~Worker() {
-  {
-    std::lock_guard guard(mutex_);
-    ends_ = true;
-  }
-  changed_.notify_one();
-  thread_.join();
-}
-
-void RecordCollector::Worker::give(std::function<void()> work) {
-  std::lock_guard guard(mutex_);
-  given_.push_back(std::move(work));
-  changed_.notify_one();
-}
-
-void RecordCollector::Worker::loop() {
-  std::unique_lock guard(mutex_);
-  for (;;) {
-    changed_.wait(guard, [&] { return ends_ || !given_.empty(); });
-    if (given_.empty()) return;
-    const std::function<void()> work = std::move(given_.front());
-    given_.pop_front();
-    guard.unlock();
-    work();
-    guard.lock();
-  }
-}
-
 RecordCollector::RecordCollector(Port& world, const Leads& leads, std::mutex& lock, std::function<void(RecordText&)> append, const std::string& directory) {
   for (int lead : leads) {
     sources_.push_back(std::make_shared<Source>());
     Source& source = *sources_.back();
     source.world = &world;
-    source.worker = &worker_;
+    source.writer = &writer_;
     source.lead = lead;
     source.lock = &lock;
     source.append = append;

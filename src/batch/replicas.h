@@ -3,15 +3,13 @@
 // to be done; they send it their finished records, so that the job file's promises hold as they do for one process.
 
 #include <atomic>
-#include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "base/task_thread.h"
 #include "batch/choice_store.h"
 #include "batch/line_set.h"
 #include "batch/record_text.h"
@@ -49,23 +47,7 @@ class RecordCollector {
 
  private:
   struct Source;
-  /// Does what it is given in a thread, in order.
-  class Worker {
-   public:
-    Worker();
-    ~Worker();
-    void give(std::function<void()> work);
-
-   private:
-    void loop();
-
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<std::function<void()>> given_;
-    bool ends_ = false;
-    std::thread thread_;
-  };
-  Worker worker_;
+  TaskThread writer_{"writing other replicas' answers"};
   std::vector<std::shared_ptr<Source>> sources_;
   std::shared_ptr<std::atomic<int64_t>> collected_ = std::make_shared<std::atomic<int64_t>>(0);
 };

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/task_thread.h"
 #include "text/grammar/grammar.h"
 
 namespace flexgen {
@@ -34,6 +35,7 @@ class GrammarMasks {
  private:
   struct Worker;
   std::unique_ptr<Worker> worker_;
+  TaskThread thread_;  ///< after what its tasks use
 };
 
 }  // namespace flexgen
