@@ -219,13 +219,9 @@ bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks) {
 }
 
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer) {
-  const auto is_left_out = [&](std::string_view mark) {
-    const std::vector<int32_t> tokens = tokenizer.encode(mark, false);
-    return tokenizer.decode(tokens, true) != tokenizer.decode(tokens, false);
-  };
   if (form.channels || is_mistral(form.calls)) return true;
-  if (form.calls == CallForm::kHermes && is_left_out(kCall)) return true;
-  return form.thinks && (is_left_out(form.marks.begin) || is_left_out(form.marks.end));
+  if (form.calls == CallForm::kHermes && tokenizer.has_special_tokens(kCall)) return true;
+  return form.thinks && (tokenizer.has_special_tokens(form.marks.begin) || tokenizer.has_special_tokens(form.marks.end));
 }
 
 bool begins_with_thought(std::string_view text, const AnswerForm& form) { return form.thinks && (form.begins_in_thought || behind_begin(text, form.marks)); }

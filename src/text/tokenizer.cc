@@ -73,6 +73,14 @@ class JsonTokenizer : public Tokenizer {
     return sanitize_utf8(out);
   }
 
+  /// One that is a token by itself is found without encoding it, as this is asked for each line of a job.
+  bool has_special_tokens(std::string_view text) const override {
+    if (!split_special_tokens_)
+      if (const std::optional<int32_t> id = added_.find(std::string(text))) return special_.contains(*id);
+    const std::vector<int32_t> tokens = encode(text, false);
+    return std::any_of(tokens.begin(), tokens.end(), [&](int32_t token) { return special_.contains(token); });
+  }
+
   std::string token_text(int32_t token) const override {
     if (token < 0 || token >= vocab_size()) return "";
     if (special_.contains(token) || is_byte_token(token)) return texts_[static_cast<size_t>(token)];

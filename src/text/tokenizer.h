@@ -31,6 +31,12 @@ class Tokenizer {
   /// sequences become U+FFFD.
   virtual std::string decode(std::span<const int32_t> tokens, bool skip_special_tokens) const = 0;
 
+  /// Whether a text has tokens that decode() leaves out where special tokens are skipped.
+  virtual bool has_special_tokens(std::string_view text) const {
+    const std::vector<int32_t> tokens = encode(text, false);
+    return decode(tokens, true) != decode(tokens, false);
+  }
+
   /// The piece of one token as text for logprobs output (may be a byte token: "<0xE4>"-like or U+FFFD).
   virtual std::string token_text(int32_t token) const = 0;
 
