@@ -58,10 +58,11 @@ double mean_time_s(double time_s, Call call) {
   return seconds_since(start) / static_cast<double>(count);
 }
 
-/// Where rounds of measuring disagreed, and by how much at worst.
+/// Where rounds of measuring disagreed, and by how much at worst; and what could not be measured at all.
 struct Doubt {
   double apart = 1;
   std::string what;
+  std::string missing;  ///< a sentence; empty: nothing
 
   /// The times of `measured`, whether or not they agree.
   std::vector<double> take(AgreedTimes measured, const std::string& name) {
@@ -348,6 +349,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   // Before anything is written, if there is something to read: disks are busy with that long after they have taken it.
   if (!to_read.empty()) measure_reading();
   const std::shared_ptr<File> to_write = options.directory.empty() ? nullptr : file_to_write(options, files);
+  // No room to write, and nothing to read: the next run tries again.
+  if (!to_write && to_read.empty() && !options.directory.empty()) doubt.missing = fmt::format("the disk of {} has no room to be measured", options.directory);
   if (to_write) {
     {
       DiskLoad writing({to_write}, true);
@@ -434,9 +437,7 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   profile.cpu.logit_s = measure_logit_s();
   say("disk, alone and beside compute");
   profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights, doubt);
-  // No room to write, and nothing to read: the next run tries again.
-  if (!options.directory.empty() && profile.disk.read_bytes_per_s == DiskProfile().read_bytes_per_s)
-    profile.doubt = fmt::format("the disk of {} has no room to be measured", options.directory);
+  if (!doubt.missing.empty()) profile.doubt = doubt.missing;
   else if (profile.others_share > kOthersMatter)
     profile.doubt = fmt::format("other programs took {:.0f}% of the processor time that measuring wanted", 100 * profile.others_share);
   else if (!doubt.what.empty()) profile.doubt = fmt::format("{} took up to {:.1f} times as long in one round as in another", doubt.what, doubt.apart);
