@@ -278,6 +278,25 @@ TEST_F(Grammars, WriteTextsOfSchemasAsTheyAre) {
   }
   for (const char* number : {"9223372036854775807", "-9223372036854775808", "9007199254740993"})
     EXPECT_EQ(answer_of(schema(fmt::format(R"({{"const": {}}})", number))), number);
+  // With the fewest digits, as models have seen them.
+  for (const auto& [given, written] : std::initializer_list<std::pair<const char*, const char*>>{{"0.1", "0.1"},
+                                                                                                 {"0.70", "0.7"},
+                                                                                                 {"1.1", "1.1"},
+                                                                                                 {"-99.99", "-99.99"},
+                                                                                                 {"0.30000000000000004", "0.30000000000000004"},
+                                                                                                 {"100.0", "100"},
+                                                                                                 {"123456789012345.6", "123456789012345.6"},
+                                                                                                 {"0.0001", "0.0001"},
+                                                                                                 {"0.00001", "1e-05"},
+                                                                                                 {"1e21", "1e+21"},
+                                                                                                 {"1.7976931348623157e308", "1.7976931348623157e+308"},
+                                                                                                 {"5e-324", "5e-324"}}) {
+    EXPECT_EQ(answer_of(schema(fmt::format(R"({{"const": {}}})", given))), written);
+    EXPECT_EQ(answer_of(schema(fmt::format(R"({{"enum": [{{"a": [{}]}}]}})", given), false)), fmt::format(R"({{"a":[{}]}})", written));
+  }
+  const GrammarSpec shares = schema(R"({"enum": [0.1, 0.2, 0.7]})");
+  for (const char* share : {"0.1", "0.2", "0.7"}) EXPECT_TRUE(takes(shares, share)) << share;
+  for (const char* share : {"0.69999999999999996", "0.10", "0.3"}) EXPECT_FALSE(takes(shares, share)) << share;
 }
 
 /// xgrammar would take it for the end.
