@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "batch/answer_json.h"
+#include "batch/batch_line.h"
 #include "tables/row_prompt.h"
 
 namespace flexgen {
@@ -52,7 +53,7 @@ double logprob_of_token(const nlohmann::json& top, const Tokenizer& tokenizer, i
 nlohmann::ordered_json ChoicePrompts::fields(const std::string& prompt, bool chat) const {
   SplitTokens split = split_tokens(tokenizer_, prompt, choices_, chat);
   size_t longest = 0;
-  bool single = true;
+  bool single = choices_.size() <= kMaxLogprobTokenIds;
   for (size_t i = 0; i < choices_.size(); ++i) {
     longest = std::max(longest, split.choices[i].size());
     single = single && split.choices[i].size() == 1;

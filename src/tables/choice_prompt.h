@@ -19,7 +19,8 @@ class ChoicePrompts {
       : choices_(std::move(choices)), tokenizer_(tokenizer), max_positions_(max_positions), truncation_(truncation) {}
 
   /// The fields that ask for the logprobs of each choice behind `prompt`. `chat`: a template has written it out, special tokens and all; else a blank stands between the two.
-  /// Where each choice is one token more, that is one step with logprob_token_ids; else each choice is a prompt of its own that is scored. Throws Error{user} for choices that no tokens tell apart.
+  /// Where each choice is one token more, and there are no more than a line may name, that is one step with logprob_token_ids; else each choice
+  /// is a prompt of its own that is scored. Throws Error{user} for choices that no tokens tell apart.
   nlohmann::ordered_json fields(const std::string& prompt, bool chat) const;
 
   /// The choice whose tokens have the largest sum of logprobs; the first of equals. `asked`: the line that fields() made; `choices`: of the answer's body.

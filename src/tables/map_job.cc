@@ -147,6 +147,8 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
     check_template_kwargs(*chat_, conversation);
   }
   if (counts_tokens) max_positions_ = Model::load(model, options.engine.model.ignored_config_fields)->config().max_positions;
+  if (std::ssize(options.choices) > kMaxPromptsPerLine)
+    fail_user("--choices: there are {}, and a row may have {} at most; leave some out", options.choices.size(), kMaxPromptsPerLine);
   if (!options.choices.empty() && !dry) choices_.emplace(options.choices, *tokenizer_, max_positions_, truncation);
 }
 

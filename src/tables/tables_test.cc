@@ -240,6 +240,21 @@ TEST(Tables, APromptThatLosesItsBeginningKeepsItsFirstToken) {
   }
 }
 
+TEST(Tables, ManyChoicesAreScoredOneByOne) {
+  const ByteTokenizer tokenizer;
+  std::vector<std::string> names;
+  for (int c = 1; c < 130; ++c) names.emplace_back(1, static_cast<char>(c));  // each is one token
+  const ChoicePrompts many(names, tokenizer, 100, Truncation::kRefuse);
+  const nlohmann::json asked = many.fields("q ", false);
+  ASSERT_EQ(asked["prompt"].size(), 129u) << "a line may name 128 token ids";
+  EXPECT_FALSE(asked.contains("logprob_token_ids"));
+  nlohmann::json answers;
+  for (int i = 0; i < 129; ++i) answers.push_back({{"index", i}, {"logprobs", {{"token_logprobs", {nullptr, -1.0, i == 128 ? -0.5 : -2.0}}}}});
+  EXPECT_EQ(many.chosen(asked, answers), names.back());
+  names.pop_back();
+  EXPECT_EQ(ChoicePrompts(names, tokenizer, 100, Truncation::kRefuse).fields("q ", false)["logprob_token_ids"].size(), 128u);
+}
+
 TEST(Tables, MetricsAsTheyAreDefined) {
   // scikit-learn: accuracy_score, precision_recall_fscore_support of these.
   const std::vector<std::pair<std::string, std::optional<std::string>>> answers{{"yes", "yes"}, {"yes", "no"}, {"no", "no"},
