@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -272,6 +273,25 @@ def numbers(tables):
     check(tables.rows("rows.csv")[1][:3] == ["1.50", "44846436436264362643", "[8871049.19807971049]"], tables.rows("rows.csv"))
 
 
+def judged(tables):
+    """What is right is compared as JSON where it is JSON."""
+    tables.write("right.jsonl", "".join(json.dumps({"q": word, "n": 0}).replace(": 0}", ": 1.50}") + "\n" for word in WORDS))
+    out = tables.run("right.jsonl", "right.out.jsonl", "--prompt-template", "{{ q }}", "--choices", "1.500,15e-1", "--answer-column", "n")[0]
+    check("accuracy 1.000 (10 of 10)" in out, out)
+    fixed = {"t": {"const": 100}, "s": {"enum": [0.7]}, "p": {"const": {"a": 1, "b": [2.5]}}, "n": {"const": "x"}}
+    tables.write("fixed.json", json.dumps({"type": "object", "properties": fixed, "required": list(fixed), "additionalProperties": False}))
+    right = '{"n": "x ", "p": {"b": [2.50], "a": 1.0}, "s": 0.70, "t": 100.00}'
+    tables.write("fields.jsonl", "".join(f'{{"q": {i}, "right": {right}}}\n' for i in range(60)))
+    tables.write("fields.csv", "q,right\n" + "".join(f'{i},"{right.replace(chr(34), chr(34) * 2)}"\n' for i in range(60)))
+    random, tables.model = tables.model, os.path.join(tables.source, "demo", "model")  # one whose answers can end
+    flags = ["--prompt-template", "{{ q }}", "--json-schema", tables.path("fixed.json"), "--answer-column", "right", "--temperature", "2", "--seed", "3", "--max-tokens", "180"]
+    for name in ("fields.jsonl", "fields.csv"):
+        out, said = tables.run(name, name.replace(".", ".out."), *flags)
+        answered = int(re.search(r"60 rows, (\d+) with an answer", said)[1])
+        check(answered > 0 and f"fields right: {4 * answered} of 240" in out, f"{out}: {said} {tables.read(name.replace('.', '.out.'))[:2000]}")
+    tables.model = random
+
+
 def nul(tables):
     """A NUL byte ends nothing: what stands behind it would be lost."""
     for name, text in {"z.jsonl": b'{"a":"x"}\0{"a":"y"}\n', "y.jsonl": b'{"a":"x"}\0\n'}.items():
@@ -313,7 +333,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, nul):
+        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, judged, nul):
             part(tables)
     print("tables: all as they should be")
 

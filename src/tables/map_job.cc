@@ -24,6 +24,7 @@
 #include "io/checked_json.h"
 #include "io/whole_file.h"
 #include "model/model.h"
+#include "tables/judged_value.h"
 #include "tables/table_writer.h"
 #include "text/jinja/json_values.h"
 #include "text/unicode.h"
@@ -46,20 +47,14 @@ std::string file_of(const std::string& path, const char* flag) {
   return text;
 }
 
-/// The dict that a text of JSON is; none if it is anything else.
-jinja::Value object_of(std::string_view text, jinja::Digits digits) {
+/// The dict that a text of JSON is, its numbers as they are written; none if it is anything else.
+jinja::Value object_of(std::string_view text) {
   try {
-    jinja::Value value = jinja::parse_json_value(text, kMaxRowValues, nullptr, digits);
+    jinja::Value value = jinja::parse_json_value(text, kMaxRowValues, nullptr, jinja::Digits::kAsWritten);
     if (value.dict()) return value;
   } catch (const jinja::Failure&) {
   }
   return jinja::None();
-}
-
-std::string without_blanks(const std::string& text) {
-  constexpr const char* kBlanks = " \t\r\n\f\v";
-  const size_t begin = text.find_first_not_of(kBlanks);
-  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
 }
 
 /// The SHA-256 sums that a file of a job has, a line each; nothing if it is not such a file.
@@ -76,12 +71,6 @@ std::optional<std::vector<std::string>> hashes_in(const std::string& text) {
 }
 
 bool holds(const std::vector<std::string>& hashes, const std::string& hash) { return std::find(hashes.begin(), hashes.end(), hash) != hashes.end(); }
-
-/// Numbers are compared by what they are, not by how they are written.
-std::string judged_text(const jinja::Value& value) {
-  if (value.text() || value.none()) return without_blanks(answer_text(value));
-  return answer_text(jinja::parse_json_value(answer_text(value), kMaxRowValues));
-}
 
 std::string hash_of_file(const std::string& path) {
   FileBytes bytes(File::open(path, FileMode::kRead));
@@ -327,7 +316,7 @@ std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json
   std::vector<jinja::Value> values;
   if (schema_fields_.empty() || options_.keeps_answer) values.emplace_back(text);
   if (schema_fields_.empty()) return values;
-  const jinja::Value object = object_of(text, jinja::Digits::kAsWritten);
+  const jinja::Value object = object_of(text);
   if (!object.dict()) return std::nullopt;
   for (const std::string& name : schema_fields_) {
     const jinja::Value* value = object.dict()->find(std::string_view(name));
@@ -337,7 +326,7 @@ std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json
 }
 
 void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const {
-  const jinja::Value expected = object_of(cell_text(*value_of(row, columns_, options_.answer_column)), jinja::Digits::kOfValue);
+  const jinja::Value expected = object_of(cell_text(*value_as_written(row, columns_, options_.answer_column)));
   if (!expected.dict())
     fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row),
               options_.answer_column);
@@ -379,8 +368,13 @@ MapOutcome MapJob::write_table() const {
     outcome.unanswered += !answers;
     outcome.unread += !answers && !record.at("response").is_null();
     if (outcome.metrics) {
-      const std::string expected = without_blanks(cell_text(*value_of(row, columns_, options_.answer_column)));
-      outcome.metrics->add(expected, answers ? std::optional(without_blanks(answer_text(answers->front()))) : std::nullopt);
+      const jinja::Value right = *value_as_written(row, columns_, options_.answer_column);
+      const std::string expected = without_blanks(cell_text(right));
+      std::optional<std::string> answered;
+      if (answers) answered = without_blanks(answer_text(answers->front()));
+      // Of JSONL: what is no text may be written in several ways.
+      if (answered && !right.text() && !right.none() && says_the_same(*answered, right)) answered = expected;
+      outcome.metrics->add(expected, answered);
     }
     if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
     writer.add(row, answers ? *answers : std::vector<jinja::Value>(added_.size()));

@@ -145,6 +145,13 @@ std::optional<jinja::Value> value_of(const TableRow& row, const std::vector<std:
   return jinja::Value(row.cells[static_cast<size_t>(column - columns.begin())]);
 }
 
+std::optional<jinja::Value> value_as_written(const TableRow& row, const std::vector<std::string>& columns, const std::string& name) {
+  if (!row.object.dict()) return value_of(row, columns, name);
+  const jinja::Value written = jinja::parse_json_value(row.json, kMaxRowValues, nullptr, jinja::Digits::kAsWritten);
+  const jinja::Value* found = written.dict()->find(std::string_view(name));
+  return found ? std::optional(*found) : std::nullopt;
+}
+
 std::string cell_text(const jinja::Value& value) {
   if (value.none()) return "";
   if (const jinja::Text* text = value.text()) return text->bytes;

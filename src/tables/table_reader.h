@@ -84,6 +84,8 @@ class TableReader {
 
 /// What a row has under a name, for templates; none if it has no such column.
 std::optional<jinja::Value> value_of(const TableRow& row, const std::vector<std::string>& columns, const std::string& name);
+/// The same with numbers as they are written, and not as templates compute with them.
+std::optional<jinja::Value> value_as_written(const TableRow& row, const std::vector<std::string>& columns, const std::string& name);
 /// A value as the text of a cell: a text as it is, None as nothing, others as JSON.
 std::string cell_text(const jinja::Value& value);
 

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "batch/byte_tokenizer.h"
@@ -8,11 +9,13 @@
 #include "io/whole_file.h"
 #include "tables/choice_prompt.h"
 #include "tables/csv.h"
+#include "tables/judged_value.h"
 #include "tables/metrics.h"
 #include "tables/row_prompt.h"
 #include "tables/shots.h"
 #include "tables/table_reader.h"
 #include "tables/table_writer.h"
+#include "text/jinja/json_values.h"
 
 namespace flexgen::tables_test {
 namespace {
@@ -253,6 +256,45 @@ TEST(Tables, ManyChoicesAreScoredOneByOne) {
   EXPECT_EQ(many.chosen(asked, answers), names.back());
   names.pop_back();
   EXPECT_EQ(ChoicePrompts(names, tokenizer, 100, Truncation::kRefuse).fields("q ", false)["logprob_token_ids"].size(), 128u);
+}
+
+TEST(Tables, ValuesAreJudgedByWhatTheySay) {
+  const auto judged = [](const std::string& json) { return judged_text(jinja::parse_json_value(json, 1000, nullptr, jinja::Digits::kAsWritten)); };
+  const std::vector<std::vector<std::string>> alike{{"100", "100.00", "1e2", "1.0E+2", "0.1e3"},
+                                                    {"0", "-0", "0.0", "-0e7"},
+                                                    {"1.5", "1.50", "15e-1", "1.500000000000000000000"},
+                                                    {"0.7", "0.70", "0.69999999999999996"},
+                                                    {"-12345678901234567890", "-12345678901234567890.0", "-1.234567890123456789e19"},
+                                                    {"12345678901234567891"},
+                                                    {"9007199254740993"},
+                                                    {"9007199254740992", "9007199254740992.0"},
+                                                    {"0.1000000000000000055", "0.10000000000000000550"},
+                                                    {"0.1", "1e-1"},
+                                                    {"1e300", "10e299"},
+                                                    {R"({"a": 1, "b": [0.5, "x "]})", R"({"b":[0.50,"x "],"a":1.0})"},
+                                                    {R"({"a": 1, "b": [0.5, "x"]})"},
+                                                    {R"({"a": 1, "b": ["x ", 0.5]})"},
+                                                    {R"({"a": 1})"},
+                                                    {"[]"},
+                                                    {"{}"},
+                                                    {"true"},
+                                                    {R"(" x")", R"("x")"},
+                                                    {"null", R"("")"}};
+  std::map<std::string, size_t> group_of;
+  for (size_t i = 0; i < alike.size(); ++i)
+    for (const std::string& json : alike[i]) EXPECT_EQ(group_of.emplace(judged(json), i).first->second, i) << json;
+  EXPECT_EQ(group_of.size(), alike.size());
+
+  const TestFolder folder;
+  TableReader table(folder.put("t.jsonl", "{\"n\": 1.50, \"o\": {\"a\": 0.70, \"b\": null}, \"t\": true}\n"), TableKind::kJsonl);
+  TableRow row;
+  ASSERT_TRUE(table.next(&row));
+  const auto right = [&](const char* name) { return *value_as_written(row, {}, name); };
+  EXPECT_EQ(cell_text(right("n")), "1.50");
+  EXPECT_TRUE(says_the_same("1.5", right("n")));
+  EXPECT_TRUE(says_the_same(" {\"b\":null,\"a\":0.7}", right("o")));
+  EXPECT_TRUE(says_the_same("true", right("t")));
+  for (const char* answer : {"\"1.5\"", "1.51", "about 1.5", "", "{}"}) EXPECT_FALSE(says_the_same(answer, right("n"))) << answer;
 }
 
 TEST(Tables, MetricsAsTheyAreDefined) {
