@@ -292,6 +292,19 @@ def judged(tables):
     tables.model = random
 
 
+def own_examples(tables):
+    """A table that is its own table of examples: no row is shown its answer."""
+    tables.write("own.csv", "words,label\n" + "".join(f"{word},{word.upper()}\n" for word in WORDS))
+    os.symlink(tables.path("own.csv"), tables.path("soft.csv"))
+    for name in ("own.csv", "soft.csv"):
+        flags = ["--prompt-template", "Q: {{ words }}\nA:", "--examples", tables.path(name), "--shots", "4", "--answer-column", "label"]
+        out = tables.run("own.csv", "own.out.csv", *flags, "--dry-run", "10")[0]
+        for prompt, word in zip(re.split(r"^row \d+:\n", out, flags=re.M)[1:], WORDS, strict=True):
+            check(prompt.endswith(f"Q: {word}\nA:\n\n") and word.upper() not in prompt.split() and prompt.count("Q: ") == 5, prompt)
+    said = tables.run("own.csv", "own.out.csv", *flags[:5], "10", *flags[6:], code=1)[1]
+    check("10 rows, and 11 are needed (one more, as no row is an example of its own)" in said, said)
+
+
 def nul(tables):
     """A NUL byte ends nothing: what stands behind it would be lost."""
     for name, text in {"z.jsonl": b'{"a":"x"}\0{"a":"y"}\n', "y.jsonl": b'{"a":"x"}\0\n'}.items():
@@ -333,7 +346,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, judged, nul):
+        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, judged, own_examples, nul):
             part(tables)
     print("tables: all as they should be")
 

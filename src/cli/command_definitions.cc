@@ -218,8 +218,9 @@ class MapDefinition : public CommandDefinition {
  private:
   void add_asking() {
     begin_group("What is asked, and how answers are read");
-    CLI::Option* examples = file(FileUse::kRead, "--examples", options_.examples,
-                                 "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
+    CLI::Option* examples =
+        file(FileUse::kRead, "--examples", options_.examples,
+             "a table of examples, with their answers in --answer-column, or else in --output-column; if it is the input, no row is shown its own", "TABLE");
     CLI::Option* shots =
         whole_within("--shots", options_.shots, 1, 10000,
                      "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")

@@ -22,6 +22,7 @@
 #include "batch/job_files.h"
 #include "io/byte_source.h"
 #include "io/checked_json.h"
+#include "io/same_file.h"
 #include "io/whole_file.h"
 #include "model/model.h"
 #include "tables/judged_value.h"
@@ -107,8 +108,8 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
   Shots shots;
   if (!options.examples.empty()) {
     TableReader examples(options.examples, table_kind_of(options.examples, "--examples", true));
-    shots =
-        choose_shots(examples, options.answer_column.empty() ? options.output_column : options.answer_column, options.shots, options.balanced, options.seed);
+    shots = choose_shots(examples, options.answer_column.empty() ? options.output_column : options.answer_column,
+                         {options.shots, options.balanced, options.seed, is_same_file(options.examples, options.input)});
   }
   const bool has_shots = !shots.shots.empty();
   prompts_.emplace(source, options.template_file.empty() ? "--prompt-template" : options.template_file, std::move(shots), options.system);

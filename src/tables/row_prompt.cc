@@ -1,6 +1,8 @@
 #include "tables/row_prompt.h"
 
 #include <cctype>
+#include <iterator>
+#include <optional>
 
 #include "base/error.h"
 
@@ -40,19 +42,35 @@ std::string names_of_columns(const jinja::Dict& row) {
 std::string_view gap_behind(std::string_view text) { return text.empty() || std::isspace(static_cast<unsigned char>(text.back())) ? "" : " "; }
 
 RowPrompts::RowPrompts(const std::string& source, std::string name, Shots shots, std::string system)
-    : name_(std::move(name)), template_(compiled(source, name_)), shots_(std::move(shots)), system_(std::move(system)),
-      places_shots_(!shots_.shots.empty() && template_.mentions(kExamplesName)) {
+    : name_(std::move(name)), template_(compiled(source, name_)), num_shots_(shots.shots.size()), spare_of_(std::move(shots.spare_of)),
+      all_(std::move(shots.shots)), system_(std::move(system)), places_shots_(num_shots_ > 0 && template_.mentions(kExamplesName)) {
   if (template_.mentions("strftime_now"))
     fail_user("{} uses strftime_now: prompts would change from day to day; write the date out, or have it in a column", name_);
-  std::vector<jinja::Value> examples;
-  for (const Shot& shot : shots_.shots) {
-    if (places_shots_) examples.push_back(dict_of_row(shot.row, shots_.columns));
-    else shot_texts_.push_back(write_out(fmt::format("--examples row {}", shot.row.number), shot.row, shots_.columns));
+  all_.insert(all_.end(), std::make_move_iterator(shots.spares.begin()), std::make_move_iterator(shots.spares.end()));
+  for (const Shot& shot : all_) {
+    if (places_shots_) examples_.push_back(dict_of_row(shot.row, shots.columns));
+    else shot_texts_.push_back(write_out(fmt::format("--examples row {}", shot.row.number), shot.row, shots.columns, {}));
   }
-  examples_ = jinja::make_list(std::move(examples));
 }
 
-std::string RowPrompts::write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns) const {
+std::vector<size_t> RowPrompts::shown_to(const TableRow& row) const {
+  std::vector<size_t> shown;
+  std::optional<size_t> own;
+  for (size_t i = 0; i < num_shots_; ++i)
+    if (spare_of_.empty() || all_[i].row.number != row.number) shown.push_back(i);
+    else own = i;
+  if (own) shown.push_back(num_shots_ + spare_of_[*own]);
+  return shown;
+}
+
+std::string RowPrompts::for_row(const TableReader& table, const TableRow& row) const {
+  if (!places_shots_) return write_out(table.place(row), row, table.columns(), {});
+  std::vector<jinja::Value> examples;
+  for (const size_t i : shown_to(row)) examples.push_back(examples_[i]);
+  return write_out(table.place(row), row, table.columns(), jinja::make_list(std::move(examples)));
+}
+
+std::string RowPrompts::write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns, const jinja::Value& examples) const {
   const jinja::Value dict = dict_of_row(row, columns);
   std::vector<std::pair<std::string, jinja::Value>> variables;
   for (const auto& [name, value] : dict.dict()->items()) {
@@ -63,7 +81,7 @@ std::string RowPrompts::write_out(const std::string& place, const TableRow& row,
     variables.emplace_back(name.text()->bytes, value);
   }
   variables.emplace_back(kRowName, dict);
-  if (places_shots_) variables.emplace_back(kExamplesName, examples_);
+  if (places_shots_) variables.emplace_back(kExamplesName, examples);
   try {
     return template_.render(variables, 0, true);
   } catch (const jinja::TemplateError& error) {
@@ -77,23 +95,25 @@ std::string RowPrompts::write_out(const std::string& place, const TableRow& row,
 
 std::string RowPrompts::text(const TableReader& table, const TableRow& row) const {
   std::string text;
-  for (size_t i = 0; i < shot_texts_.size(); ++i) {
-    text += shot_texts_[i];
-    text += gap_behind(shot_texts_[i]);
-    text += shots_.shots[i].answer;
-    text += "\n\n";
-  }
-  return text + write_out(table.place(row), row, table.columns());
+  if (!places_shots_)
+    for (const size_t i : shown_to(row)) {
+      text += shot_texts_[i];
+      text += gap_behind(shot_texts_[i]);
+      text += all_[i].answer;
+      text += "\n\n";
+    }
+  return text + for_row(table, row);
 }
 
 std::vector<Message> RowPrompts::messages(const TableReader& table, const TableRow& row) const {
   std::vector<Message> messages;
   if (!system_.empty()) messages.push_back({"system", system_});
-  for (size_t i = 0; i < shot_texts_.size(); ++i) {
-    messages.push_back({"user", shot_texts_[i]});
-    messages.push_back({"assistant", shots_.shots[i].answer});
-  }
-  messages.push_back({"user", write_out(table.place(row), row, table.columns())});
+  if (!places_shots_)
+    for (const size_t i : shown_to(row)) {
+      messages.push_back({"user", shot_texts_[i]});
+      messages.push_back({"assistant", all_[i].answer});
+    }
+  messages.push_back({"user", for_row(table, row)});
   return messages;
 }
 

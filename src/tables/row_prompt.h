@@ -30,15 +30,20 @@ class RowPrompts {
   std::vector<Message> messages(const TableReader& table, const TableRow& row) const;
 
  private:
-  std::string write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns) const;
+  std::string write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns, const jinja::Value& examples) const;
+  /// By their numbers in all_, the examples that a row is shown: the same for all, but for a row that is one of them.
+  std::vector<size_t> shown_to(const TableRow& row) const;
+  std::string for_row(const TableReader& table, const TableRow& row) const;
 
   std::string name_;
   jinja::Template template_;
-  Shots shots_;
-  std::vector<std::string> shot_texts_;  ///< the template for each of them, where it has no place for them
+  size_t num_shots_ = 0;
+  std::vector<size_t> spare_of_;         ///< Shots::spare_of
+  std::vector<Shot> all_;                ///< shots, and spares behind them
+  std::vector<std::string> shot_texts_;  ///< the template for each of these, where it has no place for them
   std::string system_;
   bool places_shots_ = false;
-  jinja::Value examples_;
+  std::vector<jinja::Value> examples_;  ///< each of these, where it has
 };
 
 /// What comes before an answer, so that it stands apart from what was asked: a blank, unless one is there.

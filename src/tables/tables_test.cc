@@ -189,9 +189,9 @@ TEST(Tables, RowsStayAsTheyWere) {
   EXPECT_EQ(answered(folder, "t.tsv", "a\tb\n1\t2\n", "o.jsonl"), "{\"a\": \"1\", \"b\": \"2\", \"answer\": \"ja, \\\"so\\\"\"}\n");
 }
 
-Shots shots_of(const TestFolder& folder, const std::string& text, int64_t count, bool balanced, uint64_t seed = 0) {
+Shots shots_of(const TestFolder& folder, const std::string& text, int64_t count, bool balanced, uint64_t seed = 0, bool with_spares = false) {
   TableReader table(folder.put("ex.csv", text), TableKind::kCsv);
-  return choose_shots(table, "label", count, balanced, seed);
+  return choose_shots(table, "label", {count, balanced, seed, with_spares});
 }
 
 TEST(Tables, ExamplesAreChosenOnceAndAlike) {
@@ -232,6 +232,41 @@ TEST(Tables, PromptsShowExamples) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("t.csv row 1: p.j2 line 2: 'qq' is undefined"), testing::HasSubstr("q, a b")));
   }
+}
+
+TEST(Tables, NoRowIsAnExampleOfItsOwn) {
+  const TestFolder folder;
+  std::string text = "q,label\n";
+  for (int i = 1; i <= 8; ++i) text += fmt::format("{},{}{}\n", i, i % 2 ? "odd" : "even", i);
+  std::string balanced = "q,label\n";
+  for (int i = 1; i <= 8; ++i) balanced += fmt::format("{},{}\n", i, i % 2 ? "odd" : "even");
+  for (const auto& [content, is_balanced] : {std::pair{text, false}, std::pair{balanced, true}}) {
+    const Shots shots = shots_of(folder, content, 4, is_balanced, 0, true), apart = shots_of(folder, content, 4, is_balanced);
+    EXPECT_EQ(shots.spares.size(), is_balanced ? 2u : 1u);
+    const RowPrompts before("{{ q }}:", "p", shots, ""), inside("{% for e in examples %}{{ e.q }}: {{ e.label }}\n\n{% endfor %}{{ q }}:", "p", shots, "");
+    const RowPrompts of_another("{{ q }}:", "p", apart, "");
+    TableReader table(folder.file("ex.csv"), TableKind::kCsv);
+    TableRow row;
+    int own = 0;
+    while (table.next(&row)) {
+      const std::string shown = before.text(table, row), own_line = fmt::format("{}: {}\n", row.cells[0], row.cells[1]);
+      EXPECT_THAT(shown, testing::Not(testing::HasSubstr(own_line)));
+      EXPECT_EQ(std::count(shown.begin(), shown.end(), ':'), 5) << shown;
+      if (is_balanced) {
+        EXPECT_EQ(shown.find("odd", shown.find("odd") + 1), shown.rfind("odd")) << "as many of each as ever: " << shown;
+        EXPECT_EQ(shown.find("even", shown.find("even") + 1), shown.rfind("even")) << shown;
+      }
+      EXPECT_EQ(inside.text(table, row), shown);
+      EXPECT_EQ(before.messages(table, row).size(), 9u);
+      // Rows that are no examples have those that they would have anyway.
+      const std::string otherwise = of_another.text(table, row);
+      if (otherwise.find(own_line) == std::string::npos) EXPECT_EQ(shown, otherwise);
+      else ++own;
+    }
+    EXPECT_EQ(own, 4);
+  }
+  EXPECT_THROW(shots_of(folder, text, 8, false, 0, true), Error) << "for some there are seven others";
+  EXPECT_THROW(shots_of(folder, balanced, 8, true, 0, true), Error);
 }
 
 TEST(Tables, APromptThatLosesItsBeginningKeepsItsFirstToken) {
