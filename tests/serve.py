@@ -23,7 +23,7 @@ import time
 
 from kill_resume import make_model
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{{ '' if tools }}{# calls are written as <tool_call> #}"
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{{ '' if tools }}{{ shown | tojson if shown }}{# calls are written as <tool_call> #}"
 LIMIT_S = 120
 ENGINE = ["--hardware", "generic", "--planner", "first-rule", "--threads", "1", "--cpu-memory", "96MiB"]
 
@@ -266,6 +266,13 @@ def small_calls(server, name):
     written = server.ask("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]})["tokens"]
     check(server.ask("/detokenize", {"tokens": written})["prompt"] == "[user] Hi\n[assistant]", written)
     check(server.ask("/tokenize", {"prompt": ""})["tokens"] == [], "an empty text has tokens")
+    # What a call is given: objects that a template writes out keep their order, and how long the answer may be is no matter.
+    call = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"shown": {"zone": 1, "area": {"y": 2, "x": 1.5}}}, "max_completion_tokens": 9, "min_tokens": 5}
+    written = server.ask("/tokenize", call)["tokens"]
+    text = server.ask("/detokenize", {"tokens": written})["prompt"]
+    check(text.endswith('{"zone": 1, "area": {"y": 2, "x": 1.5}}'), text)
+    given = server.ask("/v1/chat/completions", {**call, "return_token_ids": True})["choices"][0]["prompt_token_ids"]
+    check(given == written, f"/tokenize gives {written}, a call {given}")
     # Longer than an answer's prompt may be.
     check(server.ask("/tokenize", {"prompt": "one two " * 500})["count"] > 256, "it was cut")
     drawn = [server.ask("/v1/completions", {"prompt": "x", "max_tokens": 20, "temperature": 1})["choices"][0]["text"] for _ in range(4)]

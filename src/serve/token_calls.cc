@@ -5,17 +5,22 @@
 
 #include "batch/answer_json.h"
 #include "batch/batch_fields.h"
+#include "io/checked_json.h"
 #include "serve/api_error.h"
 
 namespace flexgen {
 namespace {
 
 using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMostTokens = 1 << 20;
 
-Json object_of(HttpCall& call, const ServeContext& context) {
-  Json json = object_body(call.body(context.most_body_bytes));
+/// With its names as they came: templates write out objects in their order.
+OrderedJson object_of(HttpCall& call, const ServeContext& context) {
+  const std::string text = call.body(context.most_body_bytes);
+  object_body(text);  // which refuses what is no such body
+  OrderedJson json = parse_json<OrderedJson>(text, "the body");
   if (json.contains("model") && !json["model"].is_null()) {
     if (!json["model"].is_string()) throw ApiError{400, "model must be a string", "invalid_value", "model"};
     check_model(context, json["model"].get<std::string>());
@@ -27,7 +32,7 @@ Json object_of(HttpCall& call, const ServeContext& context) {
 }  // namespace
 
 void tokenize_call(HttpCall& call, const ServeContext& context) {
-  Json json = object_of(call, context);
+  OrderedJson json = object_of(call, context);
   bool texts = false;
   if (json.contains("return_token_strs")) {
     if (!json["return_token_strs"].is_boolean()) throw ApiError{400, "return_token_strs must be true or false", "invalid_value", "return_token_strs"};
@@ -39,8 +44,9 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
   if (is_empty) json["prompt"] = "x";  // the other fields are checked as ever
   ModelLimits limits = limits_now(context);
   limits.max_positions = std::numeric_limits<int32_t>::max();
+  for (const char* length : {"max_completion_tokens", "min_tokens"}) json.erase(length);
   json["max_tokens"] = 1;
-  auto parsed = parse_call_body(json.dump(-1, ' ', false, Json::error_handler_t::replace), json.contains("messages") ? Endpoint::kChat : Endpoint::kText,
+  auto parsed = parse_call_body(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace), json.contains("messages") ? Endpoint::kChat : Endpoint::kText,
                                 "tokenize", limits);
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
   const std::vector<BatchPrompt>& prompts = std::get<CallBody>(parsed).request.prompts;
@@ -56,7 +62,7 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
 }
 
 void detokenize_call(HttpCall& call, const ServeContext& context) {
-  const Json json = object_of(call, context);
+  const Json json = object_of(call, context);  // in which nothing depends on the order
   for (const auto& [name, value] : json.items())
     if (name != "model" && name != "tokens")
       throw ApiError{400, fmt::format("the body has the field '{}', which is not known; leave it out", name.substr(0, 80)), "unsupported_parameter",
