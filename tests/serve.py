@@ -360,12 +360,16 @@ def framing(server):
     """Bytes that are no request of their own are not taken for one, whatever came before them: each of these gets one answer, its connection's last."""
     hidden = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
     length = b"Content-Length: %d\r\n\r\n" % len(hidden) + hidden
+    form = b'--edge\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + hidden * 3 + b"\r\n--edge--\r\n"
     for data, status in [
             # A body that nobody wants, with a request in it.
             (b"POST /nothing HTTP/1.1\r\n" + length, b"404"),
             (b"POST /health HTTP/1.1\r\n" + length, b"405"),
             (b"POST /v1/files HTTP/1.1\r\n" + length, b"404"),
             (b"POST /nothing HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(hidden) + hidden + b"\r\n0\r\n\r\n", b"404"),
+            # A form where JSON is wanted.
+            (b"POST /tokenize HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: %d\r\n\r\n" % len(form) + form, b"400"),
+            (b"POST /v1/completions HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=edge\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(form) + form + b"\r\n0\r\n\r\n", b"400"),
             # A head that is none.
             (b"GET /health\r\n" + hidden, b"400"),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + hidden, b"400"),

@@ -272,12 +272,19 @@ class Call : public HttpCall {
     std::string text;
     check_length(most_bytes);
     if (!reader_) return text;
+    // The library reads a form by another way, and by this one ends within it.
+    if (request_.is_multipart_form_data()) {
+      connection_here->refuse_rest();
+      throw ApiError{400, "the body is a form (multipart/form-data), and this call takes JSON; send that, with Content-Type: application/json", "invalid_json"};
+    }
     took_body_ = true;
     bool too_long = false;
-    const bool whole = (*reader_)([&](const char* data, size_t size) {
-      too_long = std::ssize(text) + static_cast<int64_t>(size) > most_bytes;
-      if (!too_long) text.append(data, size);
-      return !too_long;
+    const bool whole = take_body([&] {
+      return (*reader_)([&](const char* data, size_t size) {
+        too_long = std::ssize(text) + static_cast<int64_t>(size) > most_bytes;
+        if (!too_long) text.append(data, size);
+        return !too_long;
+      });
     });
     finish_reading(whole, too_long, most_bytes);
     return text;
@@ -303,16 +310,18 @@ class Call : public HttpCall {
         return false;
       }
     };
-    const bool whole = (*reader_)(
-        [&](const httplib::MultipartFormData& begins) {
-          if (++parts > kMaxParts) return false;
-          return guarded([&] { part({begins.name, begins.filename}); });
-        },
-        [&](const char* data, size_t size) {
-          bytes += static_cast<int64_t>(size);
-          too_long = bytes > most_bytes;
-          return !too_long && guarded([&] { piece({data, size}); });
-        });
+    const bool whole = take_body([&] {
+      return (*reader_)(
+          [&](const httplib::MultipartFormData& begins) {
+            if (++parts > kMaxParts) return false;
+            return guarded([&] { part({begins.name, begins.filename}); });
+          },
+          [&](const char* data, size_t size) {
+            bytes += static_cast<int64_t>(size);
+            too_long = bytes > most_bytes;
+            return !too_long && guarded([&] { piece({data, size}); });
+          });
+    });
     if (error) {
       connection_here->refuse_rest();
       std::rethrow_exception(error);
@@ -353,6 +362,16 @@ class Call : public HttpCall {
   [[noreturn]] static void refuse_length(int64_t most_bytes) {
     connection_here->refuse_rest();
     throw ApiError{413, fmt::format("the body has more than {} bytes", most_bytes), "body_too_long"};
+  }
+  /// What `read` gives. Where that throws, how much of the body it took is not known.
+  template <typename Read>
+  static bool take_body(Read read) {
+    try {
+      return read();
+    } catch (...) {
+      connection_here->refuse_rest();
+      throw;
+    }
   }
   void finish_reading(bool whole, bool too_long, int64_t most_bytes) {
     response_.status = -1;  // the library has set it
