@@ -151,6 +151,36 @@ def ends_of_batches(test, rng):
         check(page["has_more"] and len(page["data"]) == 2 and len(rest["data"]) == 3, f"{page} {rest}")
 
 
+def other_length(test):
+    """How long a sequence may be is kept with a batch: with another --max-model-len its other lines would have other answers."""
+    state = test.path("length")
+    text = lines_of([("/v1/chat/completions", {"messages": [{"role": "user", "content": f"count {number}"}], "ignore_eos": True, "seed": number}) for number in range(60)])
+    batches = []
+    with Server(test.binary, test.model, "--state", state, "--max-model-len", "200", *SLOW) as server:
+        for _ in range(2):
+            batches.append(create(server, upload(server, text)["id"], "/v1/chat/completions")["id"])
+        until(server, batches[0], lambda now: now["request_counts"]["completed"] >= 1, "it makes no progress")
+        server.process.kill()
+    job = os.path.join(state, "batches", batches[0], "output.jsonl.job")
+    with open(job) as file:
+        manifest = json.load(file)
+    check(manifest["options"]["max model len"] == "200", manifest)
+    with Server(test.binary, test.model, "--state", state, "--max-model-len", "220", *SLOW) as server:
+        batch = until(server, batches[0], over, "it does not end")
+        check(batch["status"] == "failed" and "another max model len (200 instead of 220)" in batch["errors"]["data"][0]["message"], batch)
+        # One that had not begun is answered as the server is now; then it is killed, and its manifest is one of before.
+        until(server, batches[1], lambda now: now["request_counts"]["completed"] >= 1, "it makes no progress")
+        server.process.kill()
+    job = os.path.join(state, "batches", batches[1], "output.jsonl.job")
+    with open(job) as file:
+        manifest = json.load(file)
+    del manifest["options"]["max model len"], manifest["checksum"]
+    with open(job, "w") as file:
+        json.dump(manifest, file)
+    with Server(test.binary, test.model, "--state", state, "--max-model-len", "220") as server:
+        check(until(server, batches[1], over, "it does not end")["status"] == "completed", "a batch that was begun before does not go on")
+
+
 def spoilt_state(test):
     """Records that somebody has spoilt are left out, and told; the server begins, with what is whole."""
     state = test.path("spoilt")
@@ -212,6 +242,7 @@ def main():
         rng = random.Random(3)
         killed_and_resumed(test, rng)
         ends_of_batches(test, rng)
+        other_length(test)
         spoilt_state(test)
         limits(test)
     print("serve_batches.py: all holds")

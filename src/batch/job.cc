@@ -45,6 +45,7 @@ std::string what_changed(const JobIdentity& begun, const JobIdentity& now) {
   JobOptions before = begun.options, after = now.options;
   for (const auto& [name, value] : now.options)
     if (value == kLeftToThePlan) before.erase(name), after.erase(name);
+  if (!before.contains(kMaxModelLen)) after.erase(kMaxModelLen);
   const std::optional<OtherOption> other = other_option(before, after);
   return other ? fmt::format("another {} ({} instead of {})", other->name, other->one, other->other) : "";
 }

@@ -28,6 +28,9 @@ namespace flexgen {
 /// The value of an option that the plan of a job's first start chooses; a later start that leaves it to the plan takes that choice.
 inline constexpr const char* kLeftToThePlan = "left to the plan";
 
+/// The option of a server's batches that says how long a prompt and its answer may be together. Job files of before do not say it, and go with any.
+inline constexpr const char* kMaxModelLen = "max model len";
+
 /// Those that answers depend on: name -> value.
 using JobOptions = std::map<std::string, std::string>;
 

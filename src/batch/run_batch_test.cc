@@ -419,6 +419,20 @@ TEST_F(RunBatch, LongValuesOfOptionsAreComparedWhole) {
   EXPECT_THAT(error_of(), HasSubstr("another list ("));
 }
 
+TEST_F(RunBatch, AJobRemembersHowLongSequencesMayBe) {
+  model_.options[kMaxModelLen] = "100";
+  run();
+  EXPECT_EQ(error_of(), "");
+  model_.options[kMaxModelLen] = "200";
+  EXPECT_THAT(error_of(), HasSubstr("another max model len (100 instead of 200)"));
+  model_.options.erase(kMaxModelLen);
+  EXPECT_THAT(error_of(), HasSubstr("another max model len (100 instead of the default)"));
+  // A manifest of before does not say it.
+  EXPECT_EQ(error_of(true), "");
+  model_.options[kMaxModelLen] = "100";
+  EXPECT_EQ(error_of(), "");
+}
+
 TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   run();
   const std::string before = read_text(out_);

@@ -103,6 +103,7 @@ BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, co
   job.engine = options.engine;
   BatchModel model = batch_model_of(job, chosen, engine);
   model.limits = limits;
+  model.options[kMaxModelLen] = std::to_string(limits.max_positions);  // which lines are refused, and how long answers get, goes by it
   if (engine.device()) model.options[kAttentionOn] = engine.policy().attention_beside() ? "cpu" : "gpu";
   return [&queue, model, shares = options.engine.shares_prefixes()](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
     BatchModel of_endpoint = model;
