@@ -18,6 +18,8 @@ using namespace std::string_view_literals;
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+/// Part of a number, true, false, null, or what is none of JSON's.
+bool is_word(char c) { return !is_space(c) && std::string_view("{}[],:\"").find(c) == std::string_view::npos; }
 bool is_line_end(char c) { return c == '\r' || c == '\n'; }
 
 std::string_view without_mark(std::string_view text) {
@@ -165,7 +167,13 @@ class ValueLines : public ByteSource {
   void take_of_value(char c) {
     const bool in_text = nesting_.take(c);
     if (in_text && is_line_end(c)) fail("a line ends within a text, which JSON does not allow");
-    if (in_text || !is_space(c)) line_.push_back(c);
+    if (in_text || !is_space(c)) {
+      // A blank between two words is all that keeps them apart: [2 3] is broken, and no [23].
+      if (!in_text && had_blank_ && is_word(last_) && is_word(c)) line_.push_back(' ');
+      line_.push_back(c);
+      last_ = c;
+    }
+    had_blank_ = !in_text && is_space(c);
     if (nesting_.depth() == 0 && !nesting_.in_text()) end_value();
   }
   void end_value() {
@@ -192,6 +200,8 @@ class ValueLines : public ByteSource {
   State state_ = State::kStart;
   int64_t byte_ = 0, line_number_ = 1;
   bool over_ = false;
+  bool had_blank_ = false;  ///< within a value, before what comes now
+  char last_ = '\0';        ///< that was taken of a value
 };
 
 class ReturnsAsLineEnds : public ByteSource {

@@ -57,6 +57,9 @@ TEST(InputForm, ValuesBecomeLines) {
   EXPECT_EQ(lines(kRequest + kPretty, TextForm::kValues), both);
   EXPECT_EQ(lines("[]", TextForm::kArray), "");
   EXPECT_EQ(lines("[1, \"a b\", [2, 3] , null,true]", TextForm::kArray), "1\n\"a b\"\n[2,3]\nnull\ntrue\n");
+  // What is broken stays so: without the blanks these would be other numbers and words.
+  EXPECT_EQ(lines("[[1, 2 \t 3, 4], {\"a\": - 1,\n\"b\": tr ue}]", TextForm::kArray), "[1,2 3,4]\n{\"a\":- 1,\"b\":tr ue}\n");
+  EXPECT_EQ(lines("{\n\"a\": 1\n2\n}", TextForm::kValues), "{\"a\":1 2}\n");
 
   const auto error_of = [](const std::string& text, TextForm form) {
     try {
