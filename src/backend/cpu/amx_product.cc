@@ -14,8 +14,8 @@ void pack_block(const std::byte*, int64_t, int64_t, std::byte*) { refuse(); }
 void multiply(const std::byte*, int64_t, const ProductTile&, float*) { refuse(); }
 void pack_padded_block(const std::byte*, int64_t, int64_t, std::byte*) { refuse(); }
 void copy_chunk(const ProductTile&, int64_t, int64_t, TileChunk*) { refuse(); }
-void add_chunk(const std::byte*, const std::byte*, const TileChunk&, int64_t, bool, const Ahead&, BlockSums*) { refuse(); }
-void turn(const BlockSums&, int64_t, float*) { refuse(); }
+void add_chunk(const std::byte*, const std::byte*, const TileChunk&, int64_t, bool, const Ahead&, const Ahead&, BlockSums*) { refuse(); }
+void turn(const BlockSums&, int64_t, const ProductOut&) { refuse(); }
 void begin_chunks() { refuse(); }
 void end_chunks() { refuse(); }
 
@@ -31,13 +31,12 @@ void end_chunks() { refuse(); }
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/amx_inl.h"
+#include "backend/cpu/amx_tile_inl.h"
 
 namespace flexgen::amx_product {
 namespace {
 
 using dot_product::EvenFetch;
-using dot_product::Fetch;
 
 /// CPUID's leaf 7: AMX-BF16 and AMX-TILE.
 bool has_instructions() {
@@ -66,65 +65,11 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::amx_product {
 namespace {
 
-constexpr int64_t kStepBytes = 2 * kStep;
-
-/// What a tile register holds, by its number. Sums: rows of W by rows of x.
-enum Register : uint8_t { kSums00 = 0, kSums10 = 1, kSums01 = 2, kSums11 = 3, kW0 = 4, kW1 = 5, kX0 = 6, kX1 = 7 };
-
 /// The columns past the last whole step: zeros follow them.
 struct LastStep {
   alignas(64) std::byte w[kTileRows * kStepBytes];
   alignas(64) std::byte x[2][kStepBytes / 4 * kBlockRows * 4];
 };
-
-/// One or two blocks of x, the first with `rows0` rows, packed one after the other.
-struct Blocks {
-  const std::byte *x0, *x1;
-  int64_t rows0, rows1;
-};
-
-/// For a tile and one or two blocks of x with so many rows.
-TileShapes shapes_of(int64_t tile_rows, int64_t rows0, int64_t rows1) {
-  TileShapes shapes;
-  // A register has one row at least: where a tile has none for the second, it reads the first row again, for nobody.
-  const auto w0 = static_cast<uint8_t>(std::min(tile_rows, kBlockRows)), w1 = static_cast<uint8_t>(std::max<int64_t>(1, tile_rows - kBlockRows));
-  const auto x0 = static_cast<uint16_t>(4 * rows0), x1 = static_cast<uint16_t>(4 * std::max<int64_t>(1, rows1));
-  const auto set = [&](Register which, uint8_t rows, uint16_t bytes) { shapes.rows[which] = rows, shapes.row_bytes[which] = bytes; };
-  set(kSums00, w0, x0);
-  set(kSums10, w1, x0);
-  set(kSums01, w0, x1);
-  set(kSums11, w1, x1);
-  set(kW0, w0, kStepBytes);
-  set(kW1, w1, kStepBytes);
-  set(kX0, kStep / 2, x0);
-  set(kX1, kStep / 2, x1);
-  return shapes;
-}
-
-template <bool kTwoBlocks>
-HWY_INLINE void add_step(const std::byte* w0, const std::byte* w1, int64_t w_stride, const std::byte* x0, int64_t x0_stride, const std::byte* x1,
-                         int64_t x1_stride) {
-  load<kX0>(x0, x0_stride);
-  load_once<kW0>(w0, w_stride);
-  load_once<kW1>(w1, w_stride);
-  if constexpr (kTwoBlocks) load<kX1>(x1, x1_stride);
-  add_products<kSums00, kW0, kX0>();
-  add_products<kSums10, kW1, kX0>();
-  if constexpr (kTwoBlocks) {
-    add_products<kSums01, kW0, kX1>();
-    add_products<kSums11, kW1, kX1>();
-  }
-}
-
-template <int kRegister0, int kRegister1>
-HWY_INLINE void write_sums(int64_t num_rows, float* y) {
-  constexpr int64_t kStride = 4 * kBlockRows;
-  alignas(64) float sums[256];
-  store<kRegister0>(sums, kStride);
-  turn_sums(sums, num_rows, kTileRows, y);
-  store<kRegister1>(sums, kStride);
-  turn_sums(sums, num_rows, kTileRows, y + kBlockRows);
-}
 
 /// A row's last columns and zeros after them.
 void copy_last(const std::byte* from, int64_t bytes, std::byte* to, int64_t room) {
@@ -213,7 +158,35 @@ void copy_chunk(const ProductTile& tile, int64_t first, int64_t count, TileChunk
 void begin_chunks() { set_shapes(shapes_of(kTileRows, kBlockRows, kBlockRows)); }
 void end_chunks() { release(); }
 
-void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& ahead, BlockSums* sums) {
+namespace {
+
+/// Asks memory for what comes, so many lines a step.
+class StepFetch {
+ public:
+  StepFetch(const Ahead& ahead, int64_t num_steps)
+      : at_(ahead.data), end_(ahead.data + ahead.bytes), bytes_(ahead.bytes), stride_(ahead.stride), rows_left_(ahead.bytes == 0 ? 0 : ahead.rows),
+        each_(ceil_div(ceil_div(ahead.bytes, 64) * ahead.rows, num_steps)) {}
+
+  HWY_INLINE void step() {
+    for (int64_t i = 0; i < each_ && rows_left_ > 0; ++i) {
+      _mm_prefetch(at_, _MM_HINT_T1);
+      at_ += 64;
+      if (at_ < end_) continue;
+      --rows_left_;
+      end_ += stride_;
+      at_ = end_ - bytes_;
+    }
+  }
+
+ private:
+  const std::byte *at_, *end_;
+  int64_t bytes_, stride_, rows_left_, each_;
+};
+
+}  // namespace
+
+void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& x_ahead, const Ahead& w_ahead,
+               BlockSums* sums) {
   constexpr int64_t kSumStride = sizeof(float) * kBlockRows, kXStep = 4 * kBlockRows * kStep / 2;
   if (is_first) {
     clear<kSums00>();
@@ -226,13 +199,12 @@ void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk,
     load<kSums01>(sums->sums[kSums01], kSumStride);
     load<kSums11>(sums->sums[kSums11], kSumStride);
   }
-  Fetch x_ahead(ahead.x, ahead.x_bytes, 1, 0), w_ahead(ahead.w, ahead.w_bytes, ahead.w_rows, ahead.w_stride);
+  StepFetch x_fetch(x_ahead, num_steps), w_fetch(w_ahead, num_steps);
   const std::byte* w = chunk.w;
   for (int64_t step = 0; step < num_steps; ++step) {
     add_step<true>(w, w + kBlockRows * kStepBytes, kStepBytes, x0, 4 * kBlockRows, x1, 4 * kBlockRows);
-    x_ahead.four();
-    x_ahead.four();
-    w_ahead.four();
+    x_fetch.step();
+    w_fetch.step();
     w += kTileRows * kStepBytes;
     x0 += kXStep;
     x1 += kXStep;
@@ -243,10 +215,27 @@ void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk,
   store<kSums11>(sums->sums[kSums11], kSumStride);
 }
 
-void turn(const BlockSums& sums, int64_t num_rows, float* y) {
-  for (int half = 0; half < 2; ++half) {
-    turn_sums(sums.sums[half], num_rows, kTileRows, y + half * kBlockRows);
-    if (num_rows > kBlockRows) turn_sums(sums.sums[2 + half], num_rows - kBlockRows, kTileRows, y + kBlockRows * kTileRows + half * kBlockRows);
+void turn(const BlockSums& sums, int64_t num_rows, const ProductOut& out) {
+  for (int block = 0; block < 2; ++block) {
+    const int64_t rows = std::min<int64_t>(kBlockRows, num_rows - block * kBlockRows);
+    for (int half = 0; half < 2; ++half) {
+      const auto columns = static_cast<__mmask16>((1u << std::clamp<int64_t>(out.tile_rows - half * kBlockRows, 0, kBlockRows)) - 1);
+      const __m512 bias = out.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(columns, out.bias + half * kBlockRows);
+      float* y = out.y + block * kBlockRows * out.stride + half * kBlockRows;
+      __m512i v[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(sums.sums[2 * block + half] + 16 * i);
+      dot_product::transpose(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if (i >= rows) break;
+        __m512 sum = reinterpret_cast<__m512>(v[i]);
+        if (out.bias != nullptr) sum = _mm512_add_ps(sum, bias);
+        if (out.accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(columns, y), sum);
+        _mm512_mask_storeu_ps(y, columns, sum);
+        y += out.stride;
+      }
+    }
   }
 }
 

@@ -28,9 +28,13 @@ void multiply(const std::byte* x, int64_t num_rows, const ProductTile& tile, flo
 
 // For many rows a chunk of several tiles is copied side by side, so that the near caches hold it, and all rows go through it; sums wait in memory for the next chunk.
 
-inline constexpr int64_t kMaxChunkColumns = 512;
-/// Of rows of `cols` columns: whole steps, and chunks of one size, as a short one has the sums written for little.
-inline constexpr int64_t chunk_columns(int64_t cols) { return round_up(ceil_div(cols, ceil_div(cols, kMaxChunkColumns)), kStep); }
+inline constexpr int64_t kMaxChunkColumns = 640;
+/// Of rows of `cols` columns: whole groups of codes, which have two steps, and chunks of one size, as a short one has the sums written for little. One chunk where it can hold all.
+inline constexpr int64_t chunk_columns(int64_t cols) {
+  constexpr int64_t kOfSeveral = 512;
+  const int64_t chunks = cols <= kMaxChunkColumns ? 1 : ceil_div(cols, kOfSeveral);
+  return round_up(ceil_div(cols, chunks), 2 * kStep);
+}
 
 /// Bytes of a padded block: kBlockRows rows of whole steps.
 inline constexpr int64_t padded_bytes(int64_t cols) { return 2 * kBlockRows * round_up(cols, kStep); }
@@ -49,18 +53,24 @@ void copy_chunk(const ProductTile& tile, int64_t first, int64_t count, TileChunk
 struct BlockSums {
   alignas(64) float sums[4][256];
 };
-/// What to fetch for later while a chunk is multiplied: `bytes` of x, and of each of `w_rows` rows of W.
+/// Lines to fetch for later while a chunk is multiplied, evenly over its steps, as memory takes only so many requests at once: `rows` stretches of `bytes`, `stride` apart.
 struct Ahead {
-  const std::byte* x = nullptr;
-  int64_t x_bytes = 0;
-  const std::byte* w = nullptr;
-  int64_t w_bytes = 0, w_rows = 0, w_stride = 0;
+  const std::byte* data = nullptr;
+  int64_t bytes = 0, rows = 0, stride = 0;
 };
-/// Adds `num_steps` steps of two blocks of x, packed and padded, to the sums; the first ones begin them.
-void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& ahead, BlockSums* sums);
+/// Adds `num_steps` steps of two blocks of x, packed and padded, to the sums; the first ones begin them. Meanwhile rows of x and of W are fetched.
+void add_chunk(const std::byte* x0, const std::byte* x1, const TileChunk& chunk, int64_t num_steps, bool is_first, const Ahead& x_ahead, const Ahead& w_ahead,
+               BlockSums* sums);
 
-/// The sums of num_rows <= 2 * kBlockRows rows of x, as y [num_rows, kTileRows] f32.
-void turn(const BlockSums& sums, int64_t num_rows, float* y);
+/// Where sums go: rows of y f32, `stride` floats apart, of tile_rows <= kTileRows columns; as add_product() of vector_rows.h, bias [tile_rows] or null.
+struct ProductOut {
+  float* y;
+  int64_t stride, tile_rows;
+  const float* bias;
+  bool accumulate;
+};
+/// The sums of num_rows <= 2 * kBlockRows rows of x.
+void turn(const BlockSums& sums, int64_t num_rows, const ProductOut& out);
 
 /// Threads that call add_chunk() do so between these: they shape the tile registers, and give them back.
 void begin_chunks();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <type_traits>
 
 #include "backend/cpu/vector_rows.h"
@@ -27,9 +28,7 @@ namespace flexgen {
 /// Head elements that the widest vectors take at a time; rows of heads in scratch are filled up to
 /// it.
 inline constexpr int64_t kMaxPair = 32;
-/// Query rows (heads and tokens) of one task.
-inline constexpr int64_t kTaskQueries = 32;
-/// And at most of one head, where slots share pages: what they carry from span to span stays in the second-level cache.
+/// Query rows of one head in a task at most, where slots share pages: what they carry from span to span stays in the second-level cache.
 inline constexpr int64_t kSharedQueries = 128;
 }  // namespace flexgen
 #endif
@@ -420,9 +419,9 @@ void AttentionPlan::add_stretches(std::span<const Part> parts, int64_t end_row, 
 }
 
 /// Of a task for all heads, rows and stretches of which are numbered from those of all: tasks for some heads each.
-void AttentionPlan::add_task(const AttentionTask& task, int64_t max_heads) {
+void AttentionPlan::add_task(const AttentionTask& task, int64_t max_queries, int64_t max_heads) {
   const int64_t kv_heads = task.geometry->kv_heads;
-  const int64_t heads = std::clamp<int64_t>(2 * kTaskQueries / task.queries_per_head(), 1, std::min(max_heads, kv_heads));
+  const int64_t heads = std::clamp<int64_t>(max_queries / task.queries_per_head(), 1, std::min(max_heads, kv_heads));
   for (int64_t head = 0; head < kv_heads; head += heads) {
     tasks_.push_back(task);
     tasks_.back().first_head = head;
@@ -430,10 +429,16 @@ void AttentionPlan::add_task(const AttentionTask& task, int64_t max_heads) {
   }
 }
 
-void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::span<const AttentionSlot> slots) {
+/// Rows of a task of one slot.
+int64_t task_rows(const TaskSize& size, int64_t group) {
+  const int64_t rows = std::max<int64_t>(1, size.queries / group), whole = round_up(rows, size.multiple / std::gcd(size.multiple, group));
+  return whole * group <= 2 * size.queries ? whole : rows;
+}
+
+void AttentionPlan::make(const AttentionTask& all, const TaskSize& task_size, int64_t num_workers, std::span<const AttentionSlot> slots) {
   const KvGeometry& g = *all.geometry;
   const int64_t group = g.query_heads / g.kv_heads;
-  const int64_t rows = std::max<int64_t>(1, kTaskQueries / group);
+  const int64_t rows = task_rows(task_size, group), max_queries = task_size.queries * (task_size.multiple > 1 ? 1 : 2);
   tasks_.clear(), rows_.clear(), stretches_.clear();
   // Tasks point to these, which must not move.
   int64_t num_rows = 0;
@@ -481,7 +486,7 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
         task.rows = std::span(rows_).subspan(first_row);
         task.stretches = std::span(stretches_).subspan(first_stretch);
         task.slot = task.rows[0].slot;
-        add_task(task, max_heads);
+        add_task(task, max_queries, max_heads);
       }
       at = end;
       continue;
@@ -497,7 +502,7 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
       stretches_.push_back({&slot, 0, count, 0, rows_.back().end()});
       task.rows = std::span(rows_).subspan(first_row);
       task.stretches = std::span(stretches_).last(1);
-      add_task(task, max_heads);
+      add_task(task, max_queries, max_heads);
     }
     ++at;
   }
@@ -518,7 +523,7 @@ int64_t attention_scratch_floats(const AttentionTask& task) {
 
 float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int64_t position, int64_t first, float* scores, int64_t count) {
   const AttentionRule& rule = task.rule;
-  if (rule.soft_cap == 0 && rule.slopes.empty()) return rule.scale;
+  if (scores_are_plain(rule)) return rule.scale;
   vector_rows::scale(scores, count, rule.scale, rule.soft_cap);
   if (!rule.slopes.empty()) {
     const int64_t group = task.geometry->query_heads / task.geometry->kv_heads;

@@ -46,12 +46,18 @@ struct AttentionTask {
   int64_t queries_per_head() const { return num_rows() * (geometry->query_heads / geometry->kv_heads); }
 };
 
+/// How much of a slot's new rows a task takes.
+struct TaskSize {
+  int64_t queries = 32;  ///< rows (heads and tokens) of a kv head, about
+  int64_t multiple = 1;  ///< of so many, where that takes at most twice as many
+};
+
 /// The attention of all slots of a visit, cut into tasks. Slots one after the other that have their first pages in common and few new rows go through these pages together: one pass
 /// over keys and values for all of their queries.
 class AttentionPlan {
  public:
   /// For `num_workers`, the longest first. `all` holds what the tasks share. `slots` must stay as long as the tasks are used.
-  void make(const AttentionTask& all, int64_t num_workers, std::span<const AttentionSlot> slots);
+  void make(const AttentionTask& all, const TaskSize& size, int64_t num_workers, std::span<const AttentionSlot> slots);
   std::span<const AttentionTask> tasks() const { return tasks_; }
 
  private:
@@ -59,7 +65,7 @@ class AttentionPlan {
     int64_t first_row = 0;  ///< of the task's
     int64_t shared = 0;     ///< positions in common with the part before
   };
-  void add_task(const AttentionTask& task, int64_t max_heads);
+  void add_task(const AttentionTask& task, int64_t max_queries, int64_t max_heads);
   void add_stretches(std::span<const Part> parts, int64_t end_row, int64_t begin);
 
   std::vector<AttentionTask> tasks_;
@@ -85,6 +91,8 @@ void attend(const AttentionTask& task, float* scratch);
 /// The scaled scores of a task's one row and of the query heads of kv head `head` (counted from the task's first): out [group, out_stride], from
 /// position `first` up to the row's own. scratch: attention_scratch_floats() of the task.
 void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch);
+/// Whether finish_scores() has nothing to do but to say the rule's scale.
+inline bool scores_are_plain(const AttentionRule& rule) { return rule.soft_cap == 0 && rule.slopes.empty(); }
 /// scores [count] of the task's query number `query` of its kv head `head`, which stands at `position`, with the keys from position `first` on, as they
 /// come from the products: makes them what the rule says, but for a factor that is left to the caller and returned.
 float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int64_t position, int64_t first, float* scores, int64_t count);

@@ -45,6 +45,7 @@ using packed_span::dot;
 template <class Cache>
 struct ByFours {
   static constexpr int64_t kQueries = 4;
+  static constexpr bool kBf16Weights = false;
 
   template <int kRows, class Parameters>
   static void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q, const Parameters& parameters,

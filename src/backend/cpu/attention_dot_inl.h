@@ -50,14 +50,16 @@ FLEXGEN_INLINE Words to_bf16(V low, V high) { return reinterpret_cast<Words>(_mm
 FLEXGEN_INLINE Words words_at(const void* p) { return _mm512_loadu_si512(p); }
 
 constexpr float kLog2E = 1.44269504f;
+/// Of the Taylor series of e^(r ln 2), from r^7 on.
+constexpr float kExp2Last = 1.54035304e-4f, kExp2Factors[] = {1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f};
 
-/// 2^x for x <= 0, to about 1e-7 of itself; below -126 as at -126. The Taylor series of e^(r ln 2) for the rest r beside a whole number.
+/// 2^x for x <= 0, to about 1e-7 of itself; below -126 as at -126: the series of the rest r beside a whole number.
 FLEXGEN_INLINE V exp2_of(V x) {
   x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);  // in this order a NaN stays one
   const V n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const V r = _mm512_sub_ps(x, n);
-  V p = _mm512_set1_ps(1.54035304e-4f);
-  for (float factor : {1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
+  V p = _mm512_set1_ps(kExp2Last);
+  for (const float factor : kExp2Factors) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(p, n);
 }
 
@@ -80,23 +82,53 @@ FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t byte
   for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), _MM_HINT_T1);
 }
 
-/// One span of the online softmax, as in attention.cc, in powers of two. [first, end) of the span are the row's.
-FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
-  const V factor = _mm512_set1_ps(scale * kLog2E), lowest = _mm512_set1_ps(-INFINITY);
-  const uint64_t mine = positions_in(first, end);
-  V maximum = lowest, scaled[4];
+/// The same of four vectors side by side, as each step waits for the one before.
+FLEXGEN_INLINE void exp2_of_four(V (&x)[4]) {
+  V n[4], p[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    scaled[i] = _mm512_mask_mul_ps(lowest, sixteen_of(mine, 16 * i), _mm512_loadu_ps(scores + 16 * i), factor);
-    maximum = _mm512_max_ps(maximum, scaled[i]);
+    x[i] = _mm512_max_ps(_mm512_set1_ps(-126.0f), x[i]);
+    n[i] = _mm512_roundscale_ps(x[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    x[i] = _mm512_sub_ps(x[i], n[i]);
+    p[i] = _mm512_set1_ps(kExp2Last);
   }
+#pragma GCC unroll 6
+  for (const float factor : kExp2Factors)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(factor));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) x[i] = _mm512_scalef_ps(p[i], n[i]);
+}
+
+/// One span of the online softmax, as in attention.cc, in powers of two. The positions `mine` of the span are the row's: all of them if kWhole. Scores [kSpan] become weights, zero for other positions: floats, or bf16
+/// at the beginning.
+template <bool kInBf16, bool kWhole>
+FLEXGEN_INLINE void soften(Row& row, float* scores, uint64_t mine, float scale, float* mixed, int64_t mixed_size) {
+  const V factor = _mm512_set1_ps(scale * kLog2E), lowest = _mm512_set1_ps(-INFINITY);
+  V scaled[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const V score = _mm512_loadu_ps(scores + 16 * i);
+    scaled[i] = kWhole ? _mm512_mul_ps(score, factor) : _mm512_mask_mul_ps(lowest, sixteen_of(mine, 16 * i), score, factor);
+  }
+  // A NaN is kept where it is the second operand of the last one.
+  V maximum = lowest;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) maximum = _mm512_max_ps(maximum, scaled[i]);
   const float new_maximum = std::max(row.maximum, _mm512_reduce_max_ps(maximum));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) scaled[i] = _mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum));
+  exp2_of_four(scaled);
   V sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const V weight = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), exp2_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
-    _mm512_storeu_ps(scores + 16 * i, weight);
-    sum = _mm512_add_ps(sum, weight);
+    if constexpr (!kWhole) scaled[i] = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), scaled[i]);
+    if constexpr (!kInBf16) _mm512_storeu_ps(scores + 16 * i, scaled[i]);
+    sum = _mm512_add_ps(sum, scaled[i]);
+  }
+  if constexpr (kInBf16) {
+    _mm512_storeu_si512(scores, to_bf16(scaled[0], scaled[1]));
+    _mm512_storeu_si512(scores + 16, to_bf16(scaled[2], scaled[3]));
   }
   if (new_maximum != row.maximum) {
     const V shrink = exp2_of(_mm512_set1_ps(row.maximum - new_maximum));
@@ -123,6 +155,7 @@ FLEXGEN_INLINE void unmix_bf16(const float* mixed, int64_t i, V& low, V& high) {
 //   kQueries: of a head, that are multiplied at a time; query_words(): of 16 bits, that a packed query takes; pack_query(), unmix()
 //   Parameters: of a head's keys (which = 0) or values (1) in a span, read before they are multiplied
 //   score_block(): the scores of `count` <= kQueries queries; mix_block(): adds the values by the weights that these have become
+//   kBf16Weights: whether weights are bf16, at the beginning of where their scores were
 
 template <class Cache>
 void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
@@ -161,6 +194,7 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   uint16_t* const q = reinterpret_cast<uint16_t*>(scores + count * kSpan);
   uint32_t* const room = reinterpret_cast<uint32_t*>(q + count * words);
 
+  const bool is_plain = scores_are_plain(task.rule);
   // Query m belongs to kv head m / per_head.
   for (int64_t m = 0; m < count; ++m) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
@@ -193,9 +227,15 @@ void attend_as(const AttentionTask& whole, float* scratch) {
       for (int64_t head = 0; head < task.num_heads; ++head)
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m) {
           const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
-          if (first >= end) continue;
-          const float scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
-          soften(rows[m], scores + m * kSpan, first, end, scale, mixed + m * stride, stride);
+          if (first >= end) {
+            if constexpr (Cache::kBf16Weights) std::fill_n(scores + m * kSpan, kSpan / 2, 0.0f);
+            continue;
+          }
+          float scale = task.rule.scale;
+          if (!is_plain) scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
+          const uint64_t mine = positions_in(first, end);
+          if (mine == ~uint64_t{0}) soften<Cache::kBf16Weights, true>(rows[m], scores + m * kSpan, mine, scale, mixed + m * stride, stride);
+          else soften<Cache::kBf16Weights, false>(rows[m], scores + m * kSpan, mine, scale, mixed + m * stride, stride);
         }
       for (int64_t head = 0; head < task.num_heads; ++head) {
         parameters.read(task, 1, head, span, span_begin, span_end);

@@ -196,9 +196,9 @@ class CpuKernels : public HostKernels {
 
   void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry, const AttentionRule& rule, std::byte* out) override {
     AttentionTask all{.q = q, .geometry = &geometry, .rule = rule, .out_dtype = act_dtype_, .out = out};
-    attention_plan_.make(all, team_.size(), slots);
-    const std::span<const AttentionTask> tasks = attention_plan_.tasks();
     const AttentionKernel& kernel = attention_kernel(geometry, act_dtype_);
+    attention_plan_.make(all, kernel.task_size, team_.size(), slots);
+    const std::span<const AttentionTask> tasks = attention_plan_.tasks();
     int64_t floats = 0;
     for (const AttentionTask& task : tasks) floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
     if (const int64_t total = floats * team_.size(); total > attention_scratch_size_) {

@@ -10,39 +10,12 @@
 #include <vector>
 
 #include "backend/cpu/linear_packed.h"
-#include "backend/cpu/vector_rows.h"
+#include "backend/cpu/test_codes.h"
 
 namespace flexgen::int4_product_test {
 namespace {
 
 using int4_product::kTileRows;
-
-/// Rows of any codes in groups of any usual range, some of one value, some of zeros.
-std::vector<std::byte> random_codes(int64_t num_rows, int64_t cols) {
-  std::minstd_rand random(5);
-  const int64_t bytes = row_bytes(DType::kInt4, cols);
-  std::vector<std::byte> rows(static_cast<size_t>(num_rows * bytes));
-  for (std::byte& byte : rows) byte = static_cast<std::byte>(random() >> 8);
-  for (int64_t row = 0; row < num_rows; ++row)
-    for (int64_t group = 0; group < cols / kQuantGroup; ++group) {
-      const auto scale = random() % 9 == 0 ? 0 : static_cast<float>(random() % 1000 + 1) / 4, minimum = static_cast<float>(random() % 255) / 100 - 1.27f;
-      const uint16_t parameters[2] = {bf16_from_float(scale), bf16_from_float(random() % 9 == 0 ? 0 : minimum)};
-      std::memcpy(rows.data() + row * bytes + cols / 2 + 4 * group, parameters, sizeof parameters);
-    }
-  return rows;
-}
-
-void set_parameters(std::vector<std::byte>& rows, int64_t row, int64_t cols, int64_t group, float scale, float minimum) {
-  const uint16_t parameters[2] = {bf16_from_float(scale), bf16_from_float(minimum)};
-  std::memcpy(rows.data() + row * row_bytes(DType::kInt4, cols) + cols / 2 + 4 * group, parameters, sizeof parameters);
-}
-
-std::vector<std::byte> as_bf16(const std::vector<std::byte>& codes, int64_t num_rows, int64_t cols) {
-  std::vector<std::byte> rows(static_cast<size_t>(2 * num_rows * cols));
-  for (int64_t row = 0; row < num_rows; ++row)
-    vector_rows::convert(codes.data() + row * row_bytes(DType::kInt4, cols), DType::kInt4, cols, DType::kBF16, rows.data() + 2 * row * cols);
-  return rows;
-}
 
 std::vector<std::byte> random_rows(int64_t num_rows, int64_t cols) {
   std::minstd_rand random(6);
@@ -59,7 +32,8 @@ TEST(Int4Product, GivesTheBitsOfRowsOfBf16) {
   const auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
   // One part of the columns, several, a part of one group.
   for (const int64_t cols : {64, 576, 1024, 1088, 2048, 4096, 4672}) {
-    const std::vector<std::byte> codes = random_codes(kTileRows, cols), rows = as_bf16(codes, kTileRows, cols), x = random_rows(dot_product::kFewRows, cols);
+    const std::vector<std::byte> codes = random_codes(DType::kInt4, kTileRows, cols), rows = as_bf16(DType::kInt4, codes, kTileRows, cols),
+                                 x = random_rows(dot_product::kFewRows, cols);
     const ProductTile tile{codes.data(), cols, kTileRows, codes.data(), std::ssize(codes)};
     for (int64_t count = 1; int4_product::takes(count, tile); ++count) {
       std::vector<std::byte> packed = x;
@@ -80,8 +54,8 @@ TEST(Int4Product, LeavesNumbersThatAreNotNormalToOthers) {
   for (const int64_t row : {0, 15, 16, 31})
     for (const int64_t group : {0, 15, 16, 17}) {
       const auto takes = [&](float scale, float minimum) {
-        std::vector<std::byte> codes = random_codes(kTileRows, kCols);
-        set_parameters(codes, row, kCols, group, scale, minimum);
+        std::vector<std::byte> codes = random_codes(DType::kInt4, kTileRows, kCols);
+        set_parameters(DType::kInt4, codes, row, kCols, group, scale, minimum);
         return int4_product::multiply({x.data(), 1, false}, {codes.data(), kCols, kTileRows}, y.get());
       };
       for (const auto& [scale, minimum] : {std::pair{0.0f, 0.0f}, {-0.0f, -0.0f}, {0x1p-100f, -0x1p-100f}, {-0x1.fcp100f, 0x1.fcp100f}})
@@ -100,9 +74,9 @@ TEST(Int4Product, IsAPartOfProductsLikeAnyOther) {
   WorkerTeam team(2);
   LinearPacked<DotRows> linear(team);
   for (const int64_t cols : {640, 2112}) {
-    std::vector<std::byte> codes = random_codes(kRows, cols);
-    set_parameters(codes, kTileRows + 3, cols, 5, 0x1p110f, 0x1p-127f);
-    const std::vector<std::byte> rows = as_bf16(codes, kRows, cols), x = random_rows(kMostRows, cols);
+    std::vector<std::byte> codes = random_codes(DType::kInt4, kRows, cols);
+    set_parameters(DType::kInt4, codes, kTileRows + 3, cols, 5, 0x1p110f, 0x1p-127f);
+    const std::vector<std::byte> rows = as_bf16(DType::kInt4, codes, kRows, cols), x = random_rows(kMostRows, cols);
     for (int64_t count = 1; count <= kMostRows; ++count) {
       std::vector<float> actual(static_cast<size_t>(count * kRows)), expected(actual.size());
       linear.run(x.data(), count, {DType::kInt4, kRows, cols, {{codes.data(), kRows}}}, {}, false, actual.data());

@@ -24,7 +24,7 @@ class LinearAmx {
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y);
 
  private:
-  static constexpr int64_t kFewRows = 64;                    ///< up to so many go through tiles as they are read
+  static constexpr int64_t kFewRows = 64;                    ///< up to so many go through tiles as they are read; through codes (amx_codes.h), kPairRows
   static constexpr int64_t kMaxPanel = 512;                  ///< of more rows, so many at a time, as their sums wait
   static constexpr int64_t kMostPacked = int64_t{16} << 20;  ///< bytes of x that are packed at a time: no memory plan knows of them
   static constexpr int64_t kMaxTiles = 8;                    ///< of W that rows of x go through in turn: x comes from a far cache, so often
@@ -33,7 +33,6 @@ class LinearAmx {
   struct Worker {
     amx_product::TileChunk chunks[kMaxTiles];
     amx_product::BlockSums sums[kMaxTiles * kMaxPanel / kPairRows];  ///< [pair of blocks of x, tile]
-    alignas(64) float product[kPairRows * amx_product::kTileRows];
   };
   /// Rows of x that are multiplied together, and where they go.
   struct Panel {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/cpu/amx_codes.h"
 #include "backend/cpu/amx_product.h"
 #include "backend/cpu/dot_product.h"
 #include "backend/cpu/float_product.h"
@@ -53,7 +54,7 @@ struct FloatRows {
     }
   }
   /// The same of a type that does not pack, where that is faster than to convert the tile first; false if it is not.
-  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, float*) { return false; }
+  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, Scratch&, float*) { return false; }
 };
 
 /// Products of bf16, where dot_product::is_supported().
@@ -76,7 +77,7 @@ struct DotRows {
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
     dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
   }
-  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, float* y) {
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch&, float* y) {
     if (dtype != DType::kInt4 || !int4_product::is_supported() || !int4_product::takes(num_rows, tile)) return false;
     return int4_product::multiply({x, num_rows, num_rows > 1}, tile, y);
   }
@@ -89,7 +90,7 @@ struct AmxRows {
   static constexpr int64_t kTileRows = amx_product::kTileRows;
   static bool packs(DType dtype) { return dtype == DType::kBF16; }
 
-  struct Scratch {};
+  using Scratch = amx_product::TileChunk;
   /// As FloatRows'.
   static RowPacking packing(int64_t num_rows, int64_t) {
     return num_rows == 1 ? RowPacking::kNone : num_rows <= amx_product::kBlockRows ? RowPacking::kByEach : RowPacking::kTogether;
@@ -102,7 +103,11 @@ struct AmxRows {
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch&, float* y) {
     amx_product::multiply(x, num_rows, tile, y);
   }
-  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, float*) { return false; }
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch& scratch, float* y) {
+    if (num_rows > 2 * amx_product::kBlockRows || !amx_product::takes_codes(dtype, tile.cols)) return false;
+    amx_product::multiply_codes(x, num_rows, dtype, tile, &scratch, y);
+    return true;
+  }
 };
 
 template <typename Product>
@@ -215,7 +220,7 @@ class LinearPacked {
     const std::byte* data = tile.data;
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
-      if (Product::multiply_codes(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.product)) return;
+      if (Product::multiply_codes(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.scratch, mine.product)) return;
       std::byte* const rows = converted_[static_cast<size_t>(worker)].data();
       convert_tile(tile, weight, Product::kElements, rows);
       data = rows;
