@@ -22,8 +22,8 @@ NAMES = ("memory", "address space", "thread", "processes", "Too many open files"
 def run(command, limits=(), user=None):
     """Exit status and what it wrote to stderr."""
     def lower():
-        for which, value in limits:
-            resource.setrlimit(which, (value, value))
+        for which, soft, *hard in limits:
+            resource.setrlimit(which, (soft, *(hard or (soft,))))
         if user:
             os.setgroups([])
             os.setgid(user.pw_gid)
@@ -91,6 +91,12 @@ def main():
             print("without root: limits of processes are not tried")
         for files in range(4, 32, 1 if long_form else 4):  # with three the loader itself fails
             check(f"{files} open files", [(resource.RLIMIT_NOFILE, files)], 2)
+        # A soft limit alone is raised.
+        status, errors = run(command_of(binary, model, requests, work, reference + ".files", 2), [(resource.RLIMIT_NOFILE, 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1])])
+        print(f"{'ok    ' if status == 0 else 'FAILED'} 8 open files as the soft limit: exit status {status}", flush=True)
+        if status != 0:
+            failed += 1
+            print(errors)
         for size in (0, 100, 1000, 4096, 1 << 14, 1 << 20):
             check(f"files of {size} bytes", [(resource.RLIMIT_FSIZE, size)], 2)
         # What is told goes to files too.

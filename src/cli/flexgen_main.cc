@@ -8,6 +8,7 @@
 
 #include "base/last_words.h"
 #include "base/log.h"
+#include "base/open_files.h"
 #include "base/report.h"
 #include "base/thread.h"
 #include "cli/commands.h"
@@ -64,6 +65,7 @@ int main(int argc, char** argv) {
   flexgen::prepare_standard_streams();
   flexgen::end_with_a_sentence();
   flexgen::save_address_space();
+  flexgen::raise_open_files();
   return guarded([&] {
     return flexgen::with_enough_stack([&] {
       flexgen::setup_logging();

@@ -241,7 +241,7 @@ void Engine::prepare_stage(const Workload& workload) {
 
   set_expected_costs(lanes_, *model_, hardware_, precision(), policy_);
   stores_ = std::make_unique<Stores>(*model_, policy_, kv_dtype_, StoreParts{*files_, std::move(spills), arenas, lanes_, options_.stages});
-  watch_ = model_->watch_files();
+  watch_ = model_->watch_files(stores_->weights.files());
   scratch_ = arenas.of(policy_.compute_tier).allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
   logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};

@@ -31,12 +31,13 @@ bool FileStamp::may_differ(const FileStamp& later) const {
   return changed_ns != later.changed_ns && !status_alone;
 }
 
-FileWatch::FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps)
-    : paths_(std::move(paths)), stamps_(std::move(stamps)), descriptors_(paths_.size(), -1) {
-  FLEXGEN_CHECK(paths_.size() == stamps_.size());
+FileWatch::FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps, std::vector<std::shared_ptr<File>> open)
+    : paths_(std::move(paths)), stamps_(std::move(stamps)), open_(std::move(open)), descriptors_(paths_.size(), -1) {
+  FLEXGEN_CHECK(paths_.size() == stamps_.size() && open_.size() <= paths_.size());
+  open_.resize(paths_.size());
   try {
     for (size_t i = 0; i < paths_.size(); ++i) {
-      descriptors_[i] = ::open(paths_[i].c_str(), O_PATH | O_CLOEXEC);
+      descriptors_[i] = open_[i] ? open_[i]->descriptor() : ::open(paths_[i].c_str(), O_PATH | O_CLOEXEC);
       if (descriptors_[i] < 0) throw file_error(paths_[i], "open it", errno);
       const FileStamp now = FileStamp::of(descriptors_[i], paths_[i]);
       if (now.inode != stamps_[i].inode || now.device != stamps_[i].device)
@@ -44,14 +45,16 @@ FileWatch::FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stam
     }
     check_bytes();
   } catch (...) {
-    for (int descriptor : descriptors_)
-      if (descriptor >= 0) ::close(descriptor);
+    close_own();
     throw;
   }
 }
 
-FileWatch::~FileWatch() {
-  for (int descriptor : descriptors_) ::close(descriptor);
+FileWatch::~FileWatch() { close_own(); }
+
+void FileWatch::close_own() {
+  for (size_t i = 0; i < descriptors_.size(); ++i)
+    if (!open_[i] && descriptors_[i] >= 0) ::close(descriptors_[i]);
 }
 
 bool FileWatch::is_named(size_t file) const {

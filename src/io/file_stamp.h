@@ -2,8 +2,11 @@
 // FileStamp: what the file system says of a file that changes when somebody writes to it. FileWatch: files that must stay as they are while they are used.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "io/file.h"
 
 namespace flexgen {
 
@@ -22,8 +25,9 @@ struct FileStamp {
 /// Files as they were at some moment. Costs a system call a file and look. One thread.
 class FileWatch {
  public:
-  /// `stamps`: a file's each. Throws Error{io} if one is another by now.
-  FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps);
+  /// `stamps`: a file's each. `open`: the files themselves, which are looked at by their own descriptors; one that is null, or all if it is empty, is opened here. Throws Error{io} if one is another by
+  /// now.
+  FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps, std::vector<std::shared_ptr<File>> open = {});
   ~FileWatch();
   FileWatch(const FileWatch&) = delete;
   FileWatch& operator=(const FileWatch&) = delete;
@@ -34,12 +38,14 @@ class FileWatch {
   void check_names(size_t count) const;
 
  private:
+  void close_own();
   /// Whether the path still names the file.
   bool is_named(size_t file) const;
 
   std::vector<std::string> paths_;
   std::vector<FileStamp> stamps_;
-  std::vector<int> descriptors_;
+  std::vector<std::shared_ptr<File>> open_;
+  std::vector<int> descriptors_;  ///< of open_ where there is one, else our own
 };
 
 }  // namespace flexgen

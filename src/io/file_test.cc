@@ -13,6 +13,7 @@
 
 #include "base/units.h"
 #include "io/aligned_buffer.h"
+#include "io/file_stamp.h"
 #include "io/test_folder.h"
 
 namespace flexgen::file_test {
@@ -154,6 +155,30 @@ TEST(File, PreallocateTakesRealBlocksAndKeepsContent) {
 }
 
 /// A disk of 16 MiB; skips where mounting is not allowed.
+/// The weights of a mixture may lie in thousands of files.
+TEST(FileWatch, TakesNoDescriptorOfAFileThatIsOpen) {
+  TestFolder folder;
+  const std::vector<std::string> paths{folder.put("open", "old"), folder.put("not open", "old")};
+  std::vector<FileStamp> stamps;
+  for (const std::string& path : paths) stamps.push_back(FileStamp::of(File::open(path, FileMode::kRead)->descriptor(), path));
+  const std::shared_ptr<File> open = File::open(paths[0], FileMode::kReadDirect);
+  const int64_t before = num_open_files();
+  {
+    FileWatch watch(paths, stamps, {open, nullptr});
+    EXPECT_EQ(num_open_files(), before + 1);
+    watch.check_bytes();
+    // Another file of its name: what is open stays what it was.
+    std::filesystem::rename(folder.put("next", "new"), paths[0]);
+    watch.check_bytes();
+    EXPECT_THAT(error_of(ErrorKind::kIo, [&] { watch.check_names(2); }), HasSubstr("replaced by another file"));
+    folder.put("not open", "longer");
+    EXPECT_THAT(error_of(ErrorKind::kIo, [&] { watch.check_bytes(); }), AllOf(HasSubstr("not open"), HasSubstr("was written to")));
+  }
+  EXPECT_EQ(num_open_files(), before);
+  EXPECT_EQ(read_text(*open, 0, 3), "old") << "the watch has not closed it";
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { FileWatch(paths, stamps, {File::open(paths[0], FileMode::kRead)}); }), HasSubstr("while it was being opened"));
+}
+
 class SmallDisk : public testing::Test {
  protected:
   void SetUp() override {

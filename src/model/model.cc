@@ -439,9 +439,9 @@ std::shared_ptr<File> Model::open_file(size_t file, FileSystem& files) const {
   return sums == sums_.end() ? opened : check_sums(std::move(opened), sums->second);
 }
 
-std::unique_ptr<FileWatch> Model::watch_files() const {
+std::unique_ptr<FileWatch> Model::watch_files(std::vector<std::shared_ptr<File>> open) const {
   FLEXGEN_CHECK(stamps_.size() == files_.size(), "{} stamps of {} files", stamps_.size(), files_.size());
-  return std::make_unique<FileWatch>(files_, stamps_);
+  return std::make_unique<FileWatch>(files_, stamps_, std::move(open));
 }
 
 void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files, const std::vector<SummedData>& sums,

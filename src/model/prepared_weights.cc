@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/open_files.h"
 #include "base/thread.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
@@ -114,14 +115,19 @@ void remove_unready(const Part& part) {
   fs::remove_all(part.path, failed);
 }
 
-/// The folder of the model's parts, made if it is not there, without what killed processes left in it.
-fs::path folder_of_parts(const Model& model, const PrepareOptions& options) {
-  fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
+/// Makes the folder of the parts if it is not there, and takes out what killed processes left in it.
+void make_folder_of_parts(const fs::path& directory) {
   std::error_code failed;
   fs::create_directories(directory, failed);
   if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
   remove_abandoned_partials(directory.string());
-  return directory;
+}
+
+/// A unit of experts has a part of its own, so that a mixture may have thousands: what no run could open is not prepared for hours first.
+void check_can_open(const Model& model, const std::vector<Part>& parts, const fs::path& directory) {
+  const auto of_checkpoint = std::ssize(model.files()), of_parts = std::ssize(parts);
+  require_open_files(of_checkpoint + std::max(of_parts, of_checkpoint),
+                     fmt::format("{}: the {} files of prepared weights and the {} of the checkpoint", directory.string(), of_parts, of_checkpoint));
 }
 
 /// Whose turn it is to make parts in a folder: replicas and shards of a machine want the same ones, and each is made once.
@@ -256,8 +262,10 @@ bool has_turned_weights(const Model& model) {
 }
 
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options) {
-  const fs::path directory = folder_of_parts(model, options);
+  const fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
   const std::vector<Part> parts = parts_of(model, options.dtype, directory);
+  check_can_open(model, parts, directory);
+  make_folder_of_parts(directory);
   int64_t total = 0, done = 0, widest = 0, made = 0, panel_bytes = 0;
   const auto start = std::chrono::steady_clock::now();
   for (const Part& part : parts)

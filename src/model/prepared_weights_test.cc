@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/open_files.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
 #include "io/directory_lock.h"
@@ -369,6 +371,25 @@ TEST_F(PreparedWeights, DamagedBytesAreFoundAndTheFileIsMadeAnew) {
       EXPECT_EQ(contents(folder_.path() / "a"), whole);
     }
   }
+}
+
+/// A unit of experts has a file of its own, and all are open while a job runs.
+TEST_F(PreparedWeights, MoreFilesThanMayBeOpenAreRefusedBeforeTheyAreMade) {
+  rlimit usual{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &usual), 0);
+  const rlimit low{static_cast<rlim_t>(num_open_files() + 33), usual.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  const std::string text = error_of(ErrorKind::kUser, [&] { prepared("a", DType::kInt8, real_); });
+  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("files of prepared weights"), testing::HasSubstr(fmt::format("may have {} files open (ulimit -n)", low.rlim_cur))));
+  EXPECT_FALSE(fs::exists(folder_.path() / "a"));
+  // What flexgen does at its start.
+  raise_open_files();
+  rlimit raised{};
+  getrlimit(RLIMIT_NOFILE, &raised);
+  EXPECT_EQ(raised.rlim_cur, std::min<rlim_t>(usual.rlim_max, 1 << 20));
+  EXPECT_EQ(raised.rlim_max, usual.rlim_max);
+  prepared("a", DType::kInt8, real_);
+  setrlimit(RLIMIT_NOFILE, &usual);
 }
 
 TEST_F(PreparedWeights, AnotherModelsFilesAreNotTaken) {

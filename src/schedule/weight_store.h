@@ -55,6 +55,7 @@ class WeightStore : public Store {
   void load_table(std::vector<Event>* resident, std::vector<Event>* host);
   /// The checkpoint's file of this number, open; null if no layer here reads it.
   const std::shared_ptr<File>& file(int number) const { return files_[static_cast<size_t>(number)]; }
+  const std::vector<std::shared_ptr<File>>& files() const { return files_; }
   const WeightLayout& layout() const { return layout_; }
 
  private:
