@@ -30,10 +30,10 @@ class Batch:
         os.utime(self.path(name), (1700000000, 1700000000))  # which goes into the answers
         return self.path(name)
 
-    def run(self, source, output, *flags, stdin=b"", code=0):
+    def run(self, source, output, *flags, stdin=b"", code=0, environment=None):
         """What it says. `source`: a path, or "-" with `stdin`."""
         done = subprocess.run([self.binary, "run-batch", "-m", self.model, "-i", source, "-o", self.path(output), "--hardware", "generic", "--planner", "first-rule", "--threads", "1",
-                               "--cpu-memory", "64MiB", *flags], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+                               "--cpu-memory", "64MiB", *flags], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, env=environment)
         said = done.stdout.decode(errors="replace")
         if done.returncode != code:
             fail(f"{source} {' '.join(flags)}: exit code {done.returncode} instead of {code}; it said:\n{said}")
@@ -176,10 +176,29 @@ def edited(batch):
         fail("an edited input: its records")
 
 
+def other_arithmetic(batch):
+    """A job goes on where sums are rounded as they were, and nowhere else."""
+    with open("/proc/cpuinfo") as cpus:
+        if "amx_bf16" not in cpus.read():
+            print("no AMX: another arithmetic is not tried")
+            return
+    lines = batch.write("arithmetic.jsonl", "".join(json.dumps(request(str(number), f"number {number}")) + "\n" for number in range(4)))
+    usual, without_amx = dict(os.environ), {**os.environ, "DNNL_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+    for output, begun, other, said in (("amx.out", usual, without_amx, "by AMX"), ("dots.out", without_amx, usual, "DNNL_MAX_CPU_ISA=AVX512_CORE_BF16")):
+        batch.run(lines, output, "--compute-dtype", "bf16", environment=begun)
+        refusal = batch.run(lines, output, "--compute-dtype", "bf16", environment=other, code=1)
+        if "rounds otherwise" not in refusal or said not in refusal:
+            fail(f"a job goes on with another arithmetic, or it is not said: {refusal}")
+        batch.run(lines, output, "--compute-dtype", "bf16", environment=begun)
+    # In fp32 there is no difference.
+    batch.run(lines, "fp32.out", "--compute-dtype", "f32", environment=usual)
+    batch.run(lines, "fp32.out", "--compute-dtype", "f32", environment=without_amx)
+
+
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_files_") as work:
         batch = Batch(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, exit_codes, bare_lines, arranged, piped, edited):
+        for part in (forms, exit_codes, bare_lines, arranged, piped, edited, other_arithmetic):
             part(batch)
     print("batch files: all as they should be")
 

@@ -50,6 +50,8 @@ class Device {
   virtual std::unique_ptr<Kernels> make_kernels(DType compute_dtype) = 0;
   /// Arithmetic for a model whose weights have this type, as "auto" means it.
   virtual DType best_compute_dtype(DType weights) const = 0;
+  /// As Kernels::arithmetic() has it.
+  virtual std::string arithmetic() const { return ""; }
 };
 
 /// Everything in device memory starts at multiples of this.

@@ -148,6 +148,8 @@ class Kernels {
   virtual std::string_view name() const = 0;
   /// Element type of the inputs of linear(): what norms, activations and attention write.
   virtual DType act_dtype() const = 0;
+  /// What decides how they round, where that goes by the machine: "bf16 by AMX, sums by AVX512, version 1". Empty: they round alike everywhere.
+  virtual std::string arithmetic() const { return ""; }
 
   /// out[t] = (accumulate ? out[t] : 0) + rows[t] for T = rows.size() rows of `cols` elements of `dtype`;
   /// out [T, cols] f32. Embedding lookup: the rows may lie anywhere.
@@ -237,5 +239,10 @@ std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options);
 bool cpu_has_bf16();
 /// One line for `doctor`: the instruction sets that oneDNN and Highway chose.
 std::string cpu_features();
+
+/// Part of Kernels::arithmetic() where there is any. Goes up by one with every change of kernels that changes bits of answers, on whatever machine: jobs that were begun before are then refused.
+inline constexpr int kArithmeticVersion = 1;
+/// ", and ..." what makes a processor whose kernels' arithmetic() is `now` round as `wanted` says; empty: nothing does.
+std::string how_to_round_as(const std::string& wanted, const std::string& now);
 
 }  // namespace flexgen

@@ -1406,6 +1406,14 @@ TEST(CpuKernelsTest, RefusesWhatItCannotDo) {
     EXPECT_THROW(make_cpu_kernels({0, DType::kBF16}), Error);
   }
   EXPECT_FALSE(cpu_features().empty());
+  // What jobs compare: the machine's part in how answers are rounded.
+  EXPECT_EQ(make_reference_kernels()->arithmetic(), "");
+  const std::string in_fp32 = make_cpu_kernels({1, DType::kF32})->arithmetic();
+  EXPECT_TRUE(in_fp32.starts_with("sums by ") && in_fp32.ends_with(fmt::format(", version {}", kArithmeticVersion))) << in_fp32;
+  if (cpu_has_bf16()) {
+    const std::string in_bf16 = make_cpu_kernels({1, DType::kBF16})->arithmetic();
+    EXPECT_TRUE(in_bf16.starts_with("bf16 by ") && in_bf16.ends_with(", " + in_fp32)) << in_bf16;
+  }
 }
 
 // Rounding to the activation type is that of dtype.h, ties, NaN and infinities included.

@@ -48,6 +48,7 @@ BatchModel batch_model_of(const RunBatchOptions& options, const EngineOptions& c
     ignored.erase(std::unique(ignored.begin(), ignored.end()), ignored.end());
     described.options["list of ignored config fields"] = fmt::format("{}", fmt::join(ignored, ", "));
   }
+  described.arithmetic = engine.arithmetic();
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
   return described;
 }

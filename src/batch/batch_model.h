@@ -7,9 +7,6 @@
 
 namespace flexgen {
 
-/// The job's option that says where attention runs beside a GPU, "cpu" or "gpu".
-inline constexpr const char* kAttentionOn = "attention on";
-
 /// What a line may ask for. `chat_template`: a file; empty: the one of the model's folder. Throws Error{user} for a template that cannot be read.
 ModelLimits limits_of(const std::string& folder, const std::string& chat_template, const ModelConfig& config, const Tokenizer* tokenizer);
 

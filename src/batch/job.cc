@@ -16,6 +16,7 @@
 #include <tuple>
 #include <utility>
 
+#include "backend/kernels.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -46,8 +47,12 @@ std::string what_changed(const JobIdentity& begun, const JobIdentity& now) {
   for (const auto& [name, value] : now.options)
     if (value == kLeftToThePlan) before.erase(name), after.erase(name);
   if (!before.contains(kMaxModelLen)) after.erase(kMaxModelLen);
-  const std::optional<OtherOption> other = other_option(before, after);
-  return other ? fmt::format("another {} ({} instead of {})", other->name, other->one, other->other) : "";
+  if (const std::optional<OtherOption> other = other_option(before, after))
+    return fmt::format("another {} ({} instead of {})", other->name, other->one, other->other);
+  const std::optional<OtherOption> other = other_arithmetic(begun, now);
+  if (!other) return "";
+  return fmt::format("a {} that rounds otherwise ({}; this one: {}): a machine like that one goes on with it, with the same flexgen{}", other->name, other->one,
+                     other->other, how_to_round_as(other->one, other->other));
 }
 
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
@@ -99,7 +104,7 @@ class ManifestFields {
     if (!value.is_object()) damaged(fmt::format("'{}' is {}, where an object must be", name, shown(value)));
     std::map<std::string, std::string> texts;
     for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) damaged(fmt::format("the option '{}' is {}, where a text must be", printable(key), shown(text)));
+      if (!text.is_string()) damaged(fmt::format("'{}' in '{}' is {}, where a text must be", printable(key), name, shown(text)));
       texts[key] = text.get<std::string>();
     }
     return texts;
@@ -157,6 +162,7 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
   // A job file of an earlier flexgen has none of these.
   if (fields.has("model_files")) identity.model_files = fields.stamps("model_files");
   if (fields.has("model_folder")) identity.model_folder = fields.text("model_folder");
+  if (fields.has("arithmetic")) identity.arithmetic = fields.texts("arithmetic");
   if (fields.has("checksum") && fields.text("checksum") != content_checksum(text)) fields.damaged("what it says does not fit its checksum");
   fields.finish();
   return identity;
@@ -172,6 +178,21 @@ std::optional<OtherOption> other_option(const JobOptions& one, const JobOptions&
   const auto shown = [](const std::optional<std::string>& value) { return value ? printable(*value) : "the default"; };
   for (const auto& [name, any] : all)
     if (const auto first = said(one, name), second = said(other, name); first != second) return OtherOption{printable(name), shown(first), shown(second)};
+  return std::nullopt;
+}
+
+std::optional<OtherOption> other_arithmetic(const JobIdentity& one, const JobIdentity& other) {
+  const auto attends_beside = [](const JobIdentity& of) {
+    const auto found = of.options.find(kAttentionOn);
+    return found != of.options.end() && found->second == "cpu";
+  };
+  for (const auto& [name, value] : one.arithmetic) {
+    const auto found = other.arithmetic.find(name);
+    if (found == other.arithmetic.end() || found->second == value) continue;
+    // Beside a GPU the processor does no more than attend.
+    if (name != "GPU" && one.arithmetic.contains("GPU") && !attends_beside(one)) continue;
+    return OtherOption{printable(name), printable(value), printable(found->second)};
+  }
   return std::nullopt;
 }
 
@@ -601,6 +622,7 @@ void Job::write_manifest(const std::string& path) const {
   json["created"] = identity_.created_s;
   json["model_files"] = identity_.model_files;
   json["model_folder"] = identity_.model_folder;
+  if (!identity_.arithmetic.empty()) json["arithmetic"] = identity_.arithmetic;
   const auto to_text = [&] { return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; };
   json["checksum"] = content_checksum(to_text());
   const std::string text = to_text();

@@ -31,6 +31,9 @@ inline constexpr const char* kLeftToThePlan = "left to the plan";
 /// The option of a server's batches that says how long a prompt and its answer may be together. Job files of before do not say it, and go with any.
 inline constexpr const char* kMaxModelLen = "max model len";
 
+/// The option that says where attention runs beside a GPU, "cpu" or "gpu".
+inline constexpr const char* kAttentionOn = "attention on";
+
 /// Those that answers depend on: name -> value.
 using JobOptions = std::map<std::string, std::string>;
 
@@ -45,6 +48,7 @@ struct JobIdentity {
   /// Of each weight file, by name: device, inode, size, time of the last writing in ns. The fingerprint samples bytes; this tells that others were written.
   std::map<std::string, std::array<int64_t, 4>> model_files = {};
   std::string model_folder = {};  ///< where it lay when the job began, with its revision if that is the Hub's cache; tells people, and binds nobody
+  JobOptions arithmetic = {};     ///< Engine::arithmetic(); none of what an earlier flexgen began
 };
 
 /// The system calls that bring answers to the disk; tests put faults in their place.
@@ -78,6 +82,9 @@ struct OtherOption {
 };
 /// The first by name; nothing if all are the same.
 std::optional<OtherOption> other_option(const JobOptions& one, const JobOptions& other);
+
+/// What of two jobs' arithmetic is known of both, matters to their answers, and differs.
+std::optional<OtherOption> other_arithmetic(const JobIdentity& one, const JobIdentity& other);
 
 /// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format, Error{io} if it cannot be read.
 JobIdentity read_job_file(const std::string& path, const std::string& advice);

@@ -493,7 +493,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
 
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
-  job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
+  job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder, model.arithmetic},
+            files.overwrite);
   if (const int64_t begun_s = job.identity().created_s; model.limits.chat && begun_s != created_of(input.modified_s()))
     input = BatchInput::scan(input.path(), limits_of_job(model, begun_s), stop, directory);
   if (input.stopped()) return end_before_the_start();  // lines are missing, and no reason to refuse or lose their answers

@@ -33,6 +33,7 @@ struct BatchModel {
   decltype(JobIdentity::model_files) files = {};
   std::string folder = {};             ///< as in JobIdentity
   int64_t page_tokens = kSharedGrain;  ///< of the KV cache: what sequences share are whole pages
+  JobOptions arithmetic = {};          ///< as in JobIdentity
 };
 
 struct BatchOutcome;

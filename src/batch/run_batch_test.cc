@@ -458,6 +458,40 @@ TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["backend"], "reference");
 }
 
+/// Sums of bf16 are rounded otherwise by AMX than by AVX512-BF16: half of a job each would be neither's answers.
+TEST_F(RunBatch, RefusesAMachineThatRoundsOtherwise) {
+  model_.arithmetic = {{"processor", "bf16 by AVX512-BF16, sums by AVX512, version 1"}};
+  run();
+  EXPECT_EQ(Json::parse(read_text(manifest()))["arithmetic"]["processor"], "bf16 by AVX512-BF16, sums by AVX512, version 1");
+  EXPECT_EQ(error_of(), "");
+  model_.arithmetic["processor"] = "bf16 by AMX, sums by AVX512, version 1";
+  EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("a processor that rounds otherwise (bf16 by AVX512-BF16, sums by AVX512, version 1; this one: bf16 by AMX"),
+                                         HasSubstr("a machine like that one goes on with it"), HasSubstr("this one does with DNNL_MAX_CPU_ISA=AVX512_CORE_BF16"),
+                                         HasSubstr("--overwrite")));
+  model_.arithmetic["processor"] = "bf16 by AVX512-BF16, sums by AVX512, version 2";
+  EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("version 2"), testing::Not(HasSubstr("DNNL_MAX_CPU_ISA"))));
+  // A job that an earlier flexgen began does not say.
+  Json old = Json::parse(read_text(manifest()));
+  old.erase("arithmetic");
+  old.erase("checksum");
+  write_text(manifest(), old.dump());
+  EXPECT_EQ(error_of(), "");
+  EXPECT_EQ(Json::parse(read_text(manifest()))["arithmetic"]["processor"], model_.arithmetic["processor"]) << "from now on it does";
+}
+
+TEST_F(RunBatch, TheProcessorBesideAGpuCountsWhereItAttends) {
+  for (const char* attends : {"gpu", "cpu"}) {
+    model_.options["attention on"] = attends;
+    model_.arithmetic = {{"GPU", "a card, version 1"}, {"processor", "one, version 1"}};
+    FakeRunner runner;
+    run(runner, true);
+    model_.arithmetic["processor"] = "another, version 1";
+    EXPECT_EQ(error_of() == "", std::string(attends) == "gpu") << attends;
+    model_.arithmetic = {{"GPU", "another card, version 1"}, {"processor", "one, version 1"}};
+    EXPECT_THAT(error_of(), HasSubstr("a GPU that rounds otherwise"));
+  }
+}
+
 // The fingerprint samples bytes: others of a weight file may have been written since, and then the file tells.
 TEST_F(RunBatch, RefusesAWeightFileThatWasWrittenToSince) {
   model_.files = {{"a.safetensors", {1, 10, 1000, 5}}, {"b.safetensors", {1, 11, 1000, 5}}};

@@ -195,13 +195,18 @@ TEST_F(Parts, OtherDatesAndNamesAreTold) {
   for (const char* part : {"out.1-of-3.jsonl", "out.2-of-3.jsonl"}) std::filesystem::remove(directory_.file(part));
   date_in_to(1'700'006'400);
   model_.name = "other";
+  model_.arithmetic = {{"processor", "one, version 1"}};
   run_shard(1, 3);
+  model_.arithmetic = {{"processor", "another, version 1"}};
   run_shard(2, 3);
   const std::string told = told_by_merge();
   EXPECT_THAT(told,
               AllOf(HasSubstr("out.0-of-3.jsonl and "), HasSubstr("out.1-of-3.jsonl were last changed on different days (2023-11-14 and 2023-11-15, UTC)"),
                     HasSubstr("cp -p"), HasSubstr("name different models: 'fake' and 'other'")));
-  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 2) << "each once: " << told;
+  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 2) << "each once, and an arithmetic that only one of two shards names is no difference: " << told;
+  std::filesystem::remove(directory_.file("out.0-of-3.jsonl"));
+  run_shard(0, 3);
+  EXPECT_THAT(told_by_merge(), HasSubstr("on a processor each that round differently (another, version 1; one, version 1)"));
 }
 
 TEST_F(Parts, NoOtherTextIsReplaced) {

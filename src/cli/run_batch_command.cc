@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -234,6 +235,17 @@ int run_alone(const RunBatchOptions& given, BatchSteps steps = {}) {
               outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", steps);
 }
 
+/// Who answers a line is chance, and a pipeline's stages may be on any machine.
+void tell_of_other_arithmetic(Team& team, const JobOptions& arithmetic) {
+  std::string own;
+  for (const auto& [name, value] : arithmetic) own += fmt::format("{}{}: {}", own.empty() ? "" : "; ", name, value);
+  const std::vector<std::string> all = all_gather(team.world(), own);
+  const auto other = std::find_if(all.begin(), all.end(), [&](const std::string& of) { return of != own; });
+  if (team.is_root() && other != all.end())
+    spdlog::warn("{} rounds otherwise than {} ({}; {}): which lines or layers each has decides answers, so another run may give others",
+                 team.world().describe(static_cast<int>(other - all.begin())), team.world().describe(0), *other, own);
+}
+
 int run_together(const RunBatchOptions& options, Team& team) {
   if (!options.shard.empty()) fail_user("--shard {}: shards are for processes that know nothing of each other; leave it out, or the launcher", options.shard);
   StopSignals signals;
@@ -251,6 +263,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);
+    tell_of_other_arithmetic(team, model.arithmetic);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
     const BatchFiles files = files_of(options);
     EngineRunner runner(engine, false, options.engine, &team);

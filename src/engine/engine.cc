@@ -131,6 +131,13 @@ Precision Engine::processor_precision() const {
   return precision;
 }
 
+std::map<std::string, std::string> Engine::arithmetic() const {
+  std::map<std::string, std::string> all{{"processor", (cpu_kernels_ ? cpu_kernels_ : kernels_)->arithmetic()}};
+  if (device_) all["GPU"] = device_->arithmetic();
+  std::erase_if(all, [](const auto& entry) { return entry.second.empty(); });
+  return all;
+}
+
 void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;
   whole_model_ = std::make_unique<Model>(*model_);

@@ -31,6 +31,8 @@ bool onednn_has(dnnl::cpu_isa isa) {
   return (has & needed) == needed;
 }
 
+constexpr std::string_view kByAmx = "bf16 by AMX", kByDots = "bf16 by AVX512-BF16";
+
 }  // namespace
 
 bool cpu_has_bf16() { return onednn_has(dnnl::cpu_isa::avx512_core_bf16); }
@@ -38,6 +40,20 @@ bool cpu_has_bf16() { return onednn_has(dnnl::cpu_isa::avx512_core_bf16); }
 bool uses_amx() {
   static const bool uses = onednn_has(dnnl::cpu_isa::avx512_core_amx) && amx_product::is_supported();
   return uses;
+}
+
+std::string cpu_arithmetic(DType compute_dtype) {
+  // Sums over a row or a head go by the width of vectors, which Highway's targets of 512 bits have in common. Products in fp32 and in integers are the same on all.
+  const std::string_view target = vector_rows::target_name(), width = target.starts_with("AVX3") ? "AVX512" : target;
+  std::string products;
+  if (compute_dtype == DType::kBF16)
+    products = fmt::format("{}, ", uses_amx() ? kByAmx : onednn_has(dnnl::cpu_isa::avx512_core_amx) ? "bf16 by oneDNN's AMX" : kByDots);
+  return fmt::format("{}sums by {}, version {}", products, width, kArithmeticVersion);
+}
+
+std::string how_to_round_as(const std::string& wanted, const std::string& now) {
+  if (!wanted.starts_with(kByDots) || !now.starts_with(kByAmx) || wanted.substr(kByDots.size()) != now.substr(kByAmx.size())) return "";
+  return ", and this one does with DNNL_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment";
 }
 
 std::string cpu_features() { return fmt::format("oneDNN {}, Highway {}", isa_name(dnnl::get_effective_cpu_isa()), vector_rows::target_name()); }

@@ -10,6 +10,7 @@
 
 #include "backend/cpu/attention_kernel.h"
 #include "backend/cpu/attention_sparse.h"
+#include "backend/cpu/cpu_features.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/linear_int8.h"
 #include "backend/cpu/linear_packed.h"
@@ -39,6 +40,7 @@ class CpuKernels : public HostKernels {
 
   std::string_view name() const override { return "cpu"; }
   DType act_dtype() const override { return act_dtype_; }
+  std::string arithmetic() const override { return cpu_arithmetic(act_dtype_); }
 
   void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) override {
     for_rows(static_cast<int64_t>(rows.size()), cols, [&](int64_t first, int64_t count) {

@@ -257,6 +257,8 @@ class CudaDevice : public Device {
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
   DType best_compute_dtype(DType weights) const override { return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
+  /// The library chooses algorithms by the GPU.
+  std::string arithmetic() const override { return fmt::format("{}, version {}", name(), kArithmeticVersion); }
 
  private:
   cudaStream_t make_stream() {
