@@ -91,6 +91,7 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   weight_range_ = weight_range_of(options_);
   const std::optional<DType> made = dtype_to_make(options_, *model_);
   if (made || has_turned_weights(*model_)) prepare_weights(made);
+  look_at_disk_again();
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
@@ -110,6 +111,12 @@ void Engine::prepare_weights(std::optional<DType> dtype) {
   use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_,
                        {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
   if (whole_model_) imagine_prepared_weights(*whole_model_, dtype);
+}
+
+void Engine::look_at_disk_again() {
+  // Stages of one machine have a disk in common: all have written theirs by then, and none has a spill file before all have looked.
+  if (options_.stages.num_stages() > 1) all_gather(*options_.stages.port, "");
+  if (options_.usual_disk_bytes) options_.budgets.disk_bytes = std::min(options_.budgets.disk_bytes, options_.usual_disk_bytes());
 }
 
 void Engine::open_device() {

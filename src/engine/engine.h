@@ -103,6 +103,8 @@ class Engine {
   void open_device();
   /// Makes the matrices anew: all in this type, or those alone that the checkpoint holds transposed.
   void prepare_weights(std::optional<DType> dtype);
+  /// Prepared weights took of what was free when the budget was set.
+  void look_at_disk_again();
 
   EngineOptions options_;
   FileSystem real_files_;

@@ -30,6 +30,8 @@ struct EngineOptions {
   double attention_sparsity = 1;                           ///< share of positions whose values a generated token uses, in (0, 1]; 1: all
   int threads = 0;                                         ///< 0: all cores
   Budgets budgets;
+  /// The budget of the disk as it is now, where nobody gave one: asked again when weights were prepared there. Empty: budgets.disk_bytes stands.
+  std::function<int64_t()> usual_disk_bytes;
   std::string disk_directory;  ///< for spill files; empty: none
   std::string
       kept_directory;  ///< where matrices that a checkpoint holds transposed are kept once they are turned, if there is no disk_directory; may not exist yet

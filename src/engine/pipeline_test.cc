@@ -534,5 +534,33 @@ TEST(Pipeline, AFailureOfAnyRankEndsAllAndIsNamed) {
   }
 }
 
+/// A budget of nine tenths of what is free, of a disk that prepared weights are written to then: what spills would not fit beside them.
+TEST(Pipeline, TheDiskIsLookedAtAgainWhenAllWeightsArePrepared) {
+  for (size_t ranks : {1, 2}) {
+    TestFolder folder;
+    const auto parts = [&] {
+      int64_t count = 0;
+      for (const auto& entry : std::filesystem::recursive_directory_iterator(folder.path())) count += entry.path().extension() == ".safetensors";
+      return count;
+    };
+    std::vector<int64_t> seen(ranks);
+    std::vector<EngineOptions> options(ranks, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+    for (size_t rank = 0; rank < ranks; ++rank) {
+      options[rank].weight_dtype = "int8";
+      options[rank].disk_directory = folder.path().string();
+      options[rank].policy.kv_cache = Fractions{0, 0, 1};
+      options[rank].usual_disk_bytes = [&, rank]() -> int64_t {
+        seen[rank] = parts();
+        return kDirectAlignment;
+      };
+    }
+    std::mt19937 random(3);
+    const Outcome outcome = run(options, random_requests(random, 4));
+    EXPECT_THAT(outcome.errors[0], testing::HasSubstr("of disk for spilled cache")) << ranks;
+    EXPECT_GT(parts(), 1);
+    for (int64_t count : seen) EXPECT_EQ(count, parts()) << ranks << ": before all ranks had written theirs";
+  }
+}
+
 }  // namespace
 }  // namespace flexgen::pipeline_test

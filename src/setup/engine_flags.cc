@@ -41,6 +41,14 @@ std::string own_statistics_file(const std::string& model) {
                      Sha256::hex(Sha256::of(is_gguf(model) ? std::filesystem::absolute(model).string() : config_text(model)), 8));
 }
 
+/// Of a disk that nobody gave a budget of: nine tenths of what is free.
+int64_t usual_disk_budget(const std::string& directory) {
+  std::error_code error;
+  const auto space = std::filesystem::space(directory, error);
+  if (error) fail_io("--disk-dir {}: {}", directory, error.message());
+  return static_cast<int64_t>(space.available / 10 * 9);
+}
+
 }  // namespace
 
 EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory, int processes) {
@@ -85,9 +93,11 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
     if (access(flags.disk_directory.c_str(), W_OK | X_OK) != 0)
       fail_user("--disk-dir {}: this directory cannot be written to: {}{}", flags.disk_directory, std::strerror(errno),
                 file_advice(flags.disk_directory, errno));
-    auto space = std::filesystem::space(flags.disk_directory, error);
-    if (error) fail_io("--disk-dir {}: {}", flags.disk_directory, error.message());
-    options.budgets.disk_bytes = flags.disk_space_bytes ? flags.disk_space_bytes : static_cast<int64_t>(space.available / 10 * 9);
+    options.budgets.disk_bytes = flags.disk_space_bytes;
+    if (flags.disk_space_bytes == 0) {
+      options.usual_disk_bytes = [directory = flags.disk_directory] { return usual_disk_budget(directory); };
+      options.budgets.disk_bytes = options.usual_disk_bytes();
+    }
   }
   spdlog::debug("budgets: {} of RAM, {} for spilled data on disk; {} threads", format_bytes(options.budgets.cpu_bytes),
                 format_bytes(options.budgets.disk_bytes), options.threads);

@@ -199,6 +199,7 @@ std::vector<int> Team::other_leads() const {
 EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options = flexgen::engine_options(flags, model_directory, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
+  if (options.usual_disk_bytes) options.usual_disk_bytes = [all = std::move(options.usual_disk_bytes), sharers = local_size_] { return all() / sharers; };
   if (flags.threads == 0 && flags.backend != "reference") options.threads = threads_;
   spdlog::debug("of these this rank has {} on disk, and {} threads", format_bytes(options.budgets.disk_bytes), options.threads);
   if (num_stages_ > 1) {
