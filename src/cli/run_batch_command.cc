@@ -266,7 +266,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     tell_of_other_arithmetic(team, model.arithmetic);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
     const BatchFiles files = files_of(options);
-    EngineRunner runner(engine, false, options.engine, &team);
+    EngineRunner runner(engine, false, team.hardware_flags(options.engine), &team);
     struct Sharing {
       Team& team;
       ~Sharing() { team.stop_sharing(); }

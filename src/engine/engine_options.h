@@ -35,7 +35,7 @@ struct EngineOptions {
   std::string disk_directory;  ///< for spill files; empty: none
   std::string
       kept_directory;  ///< where matrices that a checkpoint holds transposed are kept once they are turned, if there is no disk_directory; may not exist yet
-  double disk_bytes_per_s = 0;  ///< what the job's disk lanes may move together; 0: all that the disk gives
+  double disk_bytes_per_s = 0;  ///< what this engine's disk lanes may move together; 0: all that the disk gives
   PolicyRequest policy;
   std::string planner = "search";  ///< "search" or "first-rule"
   std::string

@@ -30,7 +30,7 @@ struct EngineFlags {
   int64_t gpu_memory_bytes = 0;  ///< where a GPU computes (0: from what is free), or is planned for
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
   std::string disk_directory;
-  int64_t disk_bytes_per_s = 0;  ///< that reads and writes may take together; 0: all
+  int64_t disk_bytes_per_s = 0;  ///< that reads and writes of a job may take together on a machine; 0: all
   PolicyRequest policy;
   std::string hardware;  ///< a profile's file, "generic", or empty: this machine's own
   std::string planner = "search";

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -180,11 +181,18 @@ Team::Team(Port& world, int local_size, const TeamFlags& flags)
   const std::vector<std::string> all = all_gather(world, own.text());
   start_s_ = MessageReader(all.front()).value<double>();
   std::vector<std::vector<int>> cores_of_machine;
-  for (const std::string& text : all) {
-    MessageReader rank(text);
+  int others = 0, other_stages = 0;
+  for (int number = 0; number < world.size(); ++number) {
+    MessageReader rank(all[static_cast<size_t>(number)]);
     rank.value<double>();
-    if (rank.text() == machine) cores_of_machine.push_back(rank.values<int>());
+    if (rank.text() != machine) continue;
+    cores_of_machine.push_back(rank.values<int>());
+    if (machine.empty() || number == world.rank()) continue;
+    ++others;
+    if (number / num_stages_ == replica()) ++other_stages;
   }
+  on_machine_ += others;
+  stages_on_machine_ += other_stages;
   threads_ = share_of_threads(cores, cores_of_machine, local_size);
 }
 
@@ -196,15 +204,22 @@ std::vector<int> Team::other_leads() const {
   return leads;
 }
 
+EngineFlags Team::hardware_flags(const EngineFlags& flags) const {
+  EngineFlags own = flags;
+  if (own.disk_bytes_per_s > 0) own.disk_bytes_per_s = std::max<int64_t>(1, own.disk_bytes_per_s * stages_on_machine_ / on_machine_);
+  return own;
+}
+
 EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options = flexgen::engine_options(flags, model_directory, local_size_);
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
   if (options.usual_disk_bytes) options.usual_disk_bytes = [all = std::move(options.usual_disk_bytes), sharers = local_size_] { return all() / sharers; };
   if (flags.threads == 0 && flags.backend != "reference") options.threads = threads_;
+  options.disk_bytes_per_s /= on_machine_;
   spdlog::debug("of these this rank has {} on disk, and {} threads", format_bytes(options.budgets.disk_bytes), options.threads);
   if (num_stages_ > 1) {
     options.stages.port = &stages_;
-    options.learn_hardware = [flags](Engine& engine) { set_hardware(engine, flags); };
+    options.learn_hardware = [own = hardware_flags(flags)](Engine& engine) { set_hardware(engine, own); };
   }
   options.stage_split = stage_split_;
   const int rank = world_port_->rank();

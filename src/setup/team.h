@@ -50,6 +50,8 @@ class Team {
 
   /// The engine's options for this process: its place in the pipeline; budgets and threads that were not given are shared with the team's other processes on this machine.
   EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory);
+  /// Flags as set_hardware() takes them here: of what the job may take of a disk, the part of this rank's pipeline on this machine, which its stages share.
+  EngineFlags hardware_flags(const EngineFlags& flags) const;
   /// All ranks: checks that they have the same version of everything that answers depend on (name -> value). Throws Error{user} on every rank, naming the
   /// rank and what differs.
   void agree(const std::vector<std::pair<std::string, std::string>>& facts);
@@ -79,6 +81,7 @@ class Team {
   Port* world_port_;
   int local_size_;
   int threads_ = 1;  ///< this rank's share of its machine's
+  int on_machine_ = 1, stages_on_machine_ = 1;  ///< ranks on this machine, of all and of this pipeline; 1 where machines cannot be told apart
   int num_stages_;
   SubPort stages_;
   std::string stage_split_;

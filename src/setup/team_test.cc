@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
+#include "base/cores.h"
 #include "io/test_folder.h"
 #include "net/local_ports.h"
 #include "setup/team.h"
@@ -16,6 +19,39 @@ TEST(Team, BlocksOfStagesNeedSeveralStages) {
   flags.pipeline_stages = 1;
   flags.stage_split = "2:2";
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Team(ports.port(0), 2, flags); }), testing::HasSubstr("--stages 2:2: with --pipeline-stages 1"));
+}
+
+/// `work(team, rank)` on each of `size` ranks, a thread each.
+template <typename Work>
+void on_ranks(int size, const TeamFlags& flags, Work work) {
+  LocalPorts ports(size);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank)
+    threads.emplace_back([&, rank] {
+      Team team(ports.port(rank), size, flags);
+      work(team, rank);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+/// Stages, replicas, or both: together they may move as much as the flag says, and their plans know.
+TEST(Team, RanksOfAMachineShareTheDiskTheyMayUse) {
+  if (machine_id().empty()) GTEST_SKIP() << "this machine cannot be told from others";
+  EngineFlags engine;
+  engine.threads = 1;
+  engine.cpu_memory_bytes = 1 << 20;
+  engine.disk_bytes_per_s = 400;
+  struct Case {
+    int pipeline_stages, of_pipeline;
+  };
+  for (const Case& c : {Case{4, 400}, Case{1, 100}, Case{2, 200}}) {
+    TeamFlags flags;
+    flags.pipeline_stages = c.pipeline_stages;
+    on_ranks(4, flags, [&](Team& team, int) {
+      EXPECT_EQ(team.engine_options(engine, "m").disk_bytes_per_s, 100);
+      EXPECT_EQ(team.hardware_flags(engine).disk_bytes_per_s, c.of_pipeline) << "what a plan divides by its stages of this machine";
+    });
+  }
 }
 
 }  // namespace
