@@ -1,5 +1,7 @@
 #include "batch/replicas.h"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -110,6 +112,15 @@ RecordCollector::~RecordCollector() {
 
 void RecordCollector::wait() {
   for (const auto& source : sources_) source->over.wait();
+}
+
+bool RecordCollector::wait(const std::atomic<bool>& stop) {
+  constexpr std::chrono::milliseconds kLook(50);
+  for (const auto& source : sources_)
+    for (; !source->over.done(); std::this_thread::sleep_for(kLook))
+      if (stop) return false;
+  wait();
+  return true;
 }
 
 void RecordSender::send(RecordText& record) {

@@ -43,6 +43,8 @@ class RecordCollector {
   ~RecordCollector();
   /// Waits until every replica has said that it is done. Throws what ended the job.
   void wait();
+  /// The same, but no longer than until `stop` is set: false then.
+  bool wait(const std::atomic<bool>& stop);
   int64_t collected() const { return *collected_; }
 
  private:
@@ -63,7 +65,7 @@ class RecordSender {
   Port& world_;
 };
 
-/// Rank 0, after its own run: whether the other replicas shall stop after the step under way, or go on to the end of the lines.
+/// Rank 0, once: the other replicas shall stop after the step under way, or (after they have said that they are done) have nothing more to hear.
 void end_replicas(Port& world, const Leads& leads, bool stop);
 /// A replica's first stage: calls `stop` in the port's thread if rank 0 says so. Done once rank 0 has said either.
 Event hear_the_end(Port& world, std::function<void()> stop);

@@ -558,7 +558,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     outcome.answered = broker.answered();
     outcome.stopped = outcome.report.stopped;
     if (collector) {
-      end_replicas(*replicas.world, replicas.leads, outcome.stopped);
+      // A signal that comes while the others still work is theirs too.
+      end_replicas(*replicas.world, replicas.leads, outcome.stopped || !collector->wait(stop));
       collector->wait();
       outcome.answered += collector->collected();
     }

@@ -323,6 +323,34 @@ TEST_F(Replicas, AFailureEndsAllAndKeepsAnswers) {
   EXPECT_EQ(sorted_answers(read_text(out_)), all);
 }
 
+/// When its own lines are done rank 0 waits for the others', and a signal comes to it alone.
+TEST_F(Replicas, AStopWhileRank0WaitsStopsTheOthers) {
+  struct Ending : FakeRunner {
+    RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
+      const RunReport report = FakeRunner::run(source, sink, stop);
+      ended.count_down();
+      return report;
+    }
+    std::latch ended{1};
+  } own;
+  FakeRunner other;
+  std::latch has_a_line(1);
+  std::atomic<bool> stop{false}, other_stops{false};
+  own.before_next = [&](int64_t) { has_a_line.wait(); };
+  other.before_next = [&](int64_t served) {
+    if (served != 1) return;
+    has_a_line.count_down();
+    own.ended.wait();
+    stop = true;
+    for (int i = 0; i < 1000 && !other_stops; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  };
+  LocalPorts ports(2);
+  std::thread replica([&] { serve_batch({in_, out_}, model_, other, other_stops, {&ports.port(1), {1}}, [&] { other_stops = true; }); });
+  run_batch({in_, out_}, model_, own, stop, {&ports.port(0), {1}});
+  replica.join();
+  EXPECT_TRUE(other_stops);
+}
+
 TEST_F(Replicas, AnotherInputIsRefused) {
   const std::string other = directory_.file("other.jsonl");
   write_text(other, read_text(in_) + "x\n");
