@@ -1,4 +1,5 @@
 #include "backend/backends.h"
+#include "backend/device_share.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +12,7 @@ namespace {
 TEST(Backends, AreFoundByName) {
   for (const char* name : {"cpu", "reference", "cuda", "emulated-gpu", "emulated-gpu-reference", "emulated-gpu-cuda"}) EXPECT_EQ(find_backend(name).name, name);
   EXPECT_EQ(find_backend("cpu").make_device, nullptr);
-  EXPECT_EQ(find_backend("emulated-gpu").make_device(1, 1 << 20)->total_bytes(), 1 << 20);
+  EXPECT_EQ(find_backend("emulated-gpu").make_device(1, 1 << 20, 0)->total_bytes(), 1 << 20);
 }
 
 TEST(Backends, ATypeIsKeptOrRefused) {
@@ -27,6 +28,21 @@ TEST(Backends, OthersAreRefusedByName) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUser);
     EXPECT_THAT(error.what(), testing::HasSubstr("--backend tpu: there are cpu, reference and cuda"));
+  }
+}
+
+TEST(Devices, AreDealtOutInTurn) {
+  const auto share = [](int number, int of, int devices) {
+    const DeviceShare dealt = share_of_devices({number, of}, devices);
+    return std::pair(dealt.ordinal, dealt.sharers);
+  };
+  EXPECT_EQ(share(0, 1, 1), std::pair(0, 1));
+  EXPECT_EQ(share(0, 1, 8), std::pair(0, 1));
+  for (int rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(share(rank, 4, 4), std::pair(rank, 1));
+    EXPECT_EQ(share(rank, 4, 1), std::pair(0, 4));
+    EXPECT_EQ(share(rank, 4, 0), std::pair(0, 1)) << "what is missing is said where the device is made";
+    EXPECT_EQ(share(rank, 4, 3), std::pair(rank % 3, rank % 3 == 0 ? 2 : 1));
   }
 }
 

@@ -32,6 +32,20 @@ TEST(DeviceBudget, WithoutOneIsWhatIsFreeLessTheMarginOrATwentieth) {
   EXPECT_EQ(device_budget(0, {"emulated", kGiB, kGiB, 0, 0}), kGiB);
 }
 
+/// Two processes of a job on one card, of which either may ask first.
+TEST(DeviceBudget, SharersHaveRoomForEachOther) {
+  DeviceRoom shared = kCard;
+  shared.sharers = 2;
+  const int64_t first = device_budget(0, shared), context = 527 * kMiB;
+  EXPECT_EQ(first, (15 * kGiB + kGiB / 8) / 2 - kGiB / 2);
+  // The other's context and kernels come, and then both allocate.
+  EXPECT_LE(2 * first + context, 15 * kGiB + kGiB / 8);
+  DeviceRoom later = shared;
+  later.free_bytes -= context + shared.kernel_bytes;
+  EXPECT_LT(device_budget(0, later), first);
+  EXPECT_EQ(device_budget(4 * kGiB, shared), 4 * kGiB);
+}
+
 TEST(DeviceBudget, KernelsAreNotAll) {
   EXPECT_THAT([] { device_budget(kGiB / 8, kCard); }, ThrowsMessage<Error>(HasSubstr("the kernels alone take 128 MiB")));
   EXPECT_THAT(

@@ -35,10 +35,15 @@ constexpr double kSplitRows = 128, kWeightShare = 0.5;
 /// What the first rule takes a core for, and rows.
 constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
 
+DeviceShare device_share_of(const EngineOptions& options) {
+  const Backend& backend = find_backend(options.backend);
+  return backend.count_devices && options.device_seat.of > 1 ? share_of_devices(options.device_seat, backend.count_devices()) : DeviceShare{};
+}
+
 /// Null where the CPU computes.
-std::unique_ptr<Device> make_device(const EngineOptions& options) {
+std::unique_ptr<Device> make_device(const EngineOptions& options, int ordinal) {
   const int64_t asked = options.budgets.gpu_bytes;
-  if (const Backend& backend = find_backend(options.backend); backend.make_device) return backend.make_device(options.threads, asked);
+  if (const Backend& backend = find_backend(options.backend); backend.make_device) return backend.make_device(options.threads, asked, ordinal);
   if (asked > 0)
     fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
   if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
@@ -81,11 +86,12 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory)))
     tokenizer_ = Tokenizer::load(options_.model_directory);
-  device_ = make_device(options_);
+  const DeviceShare device_share = device_share_of(options_);
+  device_ = make_device(options_, device_share.ordinal);
   learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
-  if (device_) open_device();
+  if (device_) open_device(device_share.sharers);
   else kernels_ = make_kernels(options_, *model_, compute_dtype_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
   weight_range_ = weight_range_of(options_);
@@ -119,14 +125,14 @@ void Engine::look_at_disk_again() {
   if (options_.usual_disk_bytes) options_.budgets.disk_bytes = std::min(options_.budgets.disk_bytes, options_.usual_disk_bytes());
 }
 
-void Engine::open_device() {
+void Engine::open_device(int sharers) {
   if (options_.matmul_dtype != "auto") fail_user("--matmul-dtype {}: products in integers are for the cpu backend; leave it out", options_.matmul_dtype);
   kernels_ = device_->make_kernels(compute_dtype_);
   cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
   // The kernels have taken theirs by now.
   options_.budgets.gpu_kernel_bytes = device_->kernel_bytes();
   options_.budgets.gpu_bytes = device_budget(
-      options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
+      options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes(), sharers});
 }
 
 Precision Engine::precision() const { return precision_of(options_, *model_, compute_dtype_); }

@@ -100,7 +100,8 @@ class Engine {
   RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
   void keep_counts(const ExpertCounts& counts) const;
   std::vector<LaneReport> lane_reports() const;
-  void open_device();
+  /// `sharers`: processes of the job that compute on it.
+  void open_device(int sharers);
   /// Makes the matrices anew: all in this type, or those alone that the checkpoint holds transposed.
   void prepare_weights(std::optional<DType> dtype);
   /// Prepared weights took of what was free when the budget was set.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/device_share.h"
 #include "backend/trace.h"
 #include "io/file_system.h"
 #include "net/port.h"
@@ -29,6 +30,7 @@ struct EngineOptions {
   std::string kv_cache_rotation = "none";                  ///< "none", "hadamard" (keys)
   double attention_sparsity = 1;                           ///< share of positions whose values a generated token uses, in (0, 1]; 1: all
   int threads = 0;                                         ///< 0: all cores
+  DeviceSeat device_seat;                                  ///< of a backend with devices, where several processes of a job are on a machine
   Budgets budgets;
   /// The budget of the disk as it is now, where nobody gave one: asked again when weights were prepared there. Empty: budgets.disk_bytes stands.
   std::function<int64_t()> usual_disk_bytes;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -177,7 +178,10 @@ Team::Team(Port& world, int local_size, const TeamFlags& flags)
   const std::vector<int> cores = usable_core_numbers();
   const std::string machine = machine_id();
   MessageWriter own;
-  own.add(wall_clock_s()).add(machine).add(cores);
+  // Launchers that give each process a GPU of its own hide the others from it.
+  const char* seen = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string devices = seen ? seen : "all";
+  own.add(wall_clock_s()).add(machine).add(cores).add(devices);
   const std::vector<std::string> all = all_gather(world, own.text());
   start_s_ = MessageReader(all.front()).value<double>();
   std::vector<std::vector<int>> cores_of_machine;
@@ -190,6 +194,9 @@ Team::Team(Port& world, int local_size, const TeamFlags& flags)
     if (machine.empty() || number == world.rank()) continue;
     ++others;
     if (number / num_stages_ == replica()) ++other_stages;
+    if (rank.text() != devices) continue;
+    ++device_seat_.of;
+    if (number < world.rank()) ++device_seat_.number;
   }
   on_machine_ += others;
   stages_on_machine_ += other_stages;
@@ -216,6 +223,7 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   if (options.usual_disk_bytes) options.usual_disk_bytes = [all = std::move(options.usual_disk_bytes), sharers = local_size_] { return all() / sharers; };
   if (flags.threads == 0 && flags.backend != "reference") options.threads = threads_;
   options.disk_bytes_per_s /= on_machine_;
+  options.device_seat = device_seat_;
   spdlog::debug("of these this rank has {} on disk, and {} threads", format_bytes(options.budgets.disk_bytes), options.threads);
   if (num_stages_ > 1) {
     options.stages.port = &stages_;

@@ -82,6 +82,7 @@ class Team {
   int local_size_;
   int threads_ = 1;  ///< this rank's share of its machine's
   int on_machine_ = 1, stages_on_machine_ = 1;  ///< ranks on this machine, of all and of this pipeline; 1 where machines cannot be told apart
+  DeviceSeat device_seat_;
   int num_stages_;
   SubPort stages_;
   std::string stage_split_;

@@ -54,5 +54,16 @@ TEST(Team, RanksOfAMachineShareTheDiskTheyMayUse) {
   }
 }
 
+TEST(Team, RanksOfAMachineHaveSeatsAtItsGpus) {
+  if (machine_id().empty()) GTEST_SKIP() << "this machine cannot be told from others";
+  EngineFlags engine;
+  engine.threads = 1;
+  engine.cpu_memory_bytes = 1 << 20;
+  on_ranks(3, {}, [&](Team& team, int rank) {
+    const DeviceSeat seat = team.engine_options(engine, "m").device_seat;
+    EXPECT_EQ(std::pair(seat.number, seat.of), std::pair(rank, 3));
+  });
+}
+
 }  // namespace
 }  // namespace flexgen::team_test
