@@ -466,6 +466,14 @@ TEST(Planner, IsDoneInTimeWithManyExperts) {
   }
 }
 
+/// Lines without a max_tokens may have all positions that a model has.
+TEST(Planner, IsDoneInTimeWithAnswersOfUnknownLength) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("llama-3.1-8b", 500, {200, 1000}, {130'000, 130'000});
+  const Plan plan = make_plan({*job.model, job.workload, {100 * kGiB, 4000 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
+  EXPECT_TRUE(plan.complete) << plan.planning_s << " s, " << plan.candidates.size() << " policies";
+}
+
 TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {
   const HardwareProfile hardware = small_gpu_machine();
   std::mt19937_64 random(23);
