@@ -116,6 +116,10 @@ uint64_t SectorSummer::seed_of(std::string_view head) { return XXH3_64bits(head.
 
 int64_t SectorSummer::words(int64_t data_bytes) { return ceil_div(data_bytes, kSectorBytes) + 2; }
 
+int64_t SectorSummer::checking_bytes(int64_t data_bytes) {
+  return words(data_bytes) * static_cast<int64_t>(sizeof(uint32_t)) + ceil_div(ceil_div(data_bytes, kSectorBytes), 8);
+}
+
 void SectorSummer::append(const std::byte* data, int64_t bytes) {
   while (bytes > 0) {
     if (rest_.empty() && bytes >= kSectorBytes) {

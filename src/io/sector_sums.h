@@ -24,6 +24,8 @@ class SectorSummer {
   static uint64_t seed_of(std::string_view head);
   /// 4-byte words in the sums of so many bytes.
   static int64_t words(int64_t data_bytes);
+  /// RAM that check_sums() takes for so many bytes until all were read: their sums, and a bit a sector.
+  static int64_t checking_bytes(int64_t data_bytes);
 
   explicit SectorSummer(uint64_t seed) : seed_(seed) {}
   void append(const std::byte* data, int64_t bytes);
@@ -37,7 +39,7 @@ class SectorSummer {
 };
 
 /// The file, open for reading, with each sector of `data` compared when it is first read. One that differs fails the read with an Error{io}, and the file is
-/// removed from its folder, so that it is made anew. Takes 4 bytes a sector of a file until all of it was read, then nothing. Any thread.
+/// removed from its folder, so that it is made anew. Takes SectorSummer::checking_bytes() until all of it was read, then only a bit a sector. Any thread.
 std::shared_ptr<File> check_sums(std::shared_ptr<File> file, const SummedData& data);
 
 }  // namespace flexgen

@@ -457,6 +457,18 @@ void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& repla
     spec.file += first_file;
     weight = std::move(spec);
   }
+  sum_up_checking();
+}
+
+void Model::sum_up_checking() {
+  expert_checking_bytes_ = 0;
+  for (const LayerSpec& layer : layers_) {
+    if (layer.kind != LayerKind::kExperts) continue;
+    int64_t bytes = 0;  // in a file of the unit's own
+    for (const WeightUse& use : layer.uses)
+      if (const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)]; sums_.contains(static_cast<size_t>(weight.file))) bytes += weight.bytes();
+    if (bytes > 0) expert_checking_bytes_ += SectorSummer::checking_bytes(bytes);
+  }
 }
 
 void Model::keep_blocks(int64_t first, int64_t count) {
@@ -480,6 +492,7 @@ void Model::keep_blocks(int64_t first, int64_t count) {
     }
   weights_ = std::move(weights);
   sum_up_layers();
+  sum_up_checking();
 }
 
 void Model::sum_up_layers() {

@@ -118,6 +118,8 @@ class Model {
   std::shared_ptr<File> open_file(size_t file, FileSystem& files) const;
   /// Watches the checkpoint's files, from before their headers were read, and all others that weights are read from now. `open`: of files(), those that are open, as FileWatch takes them.
   std::unique_ptr<FileWatch> watch_files(std::vector<std::shared_ptr<File>> open = {}) const;
+  /// RAM that comparing prepared files with their sums takes at the most where not all experts are ever read: of files that are read whole the sums go.
+  int64_t expert_checking_bytes() const { return expert_checking_bytes_; }
   /// Of each of files(), where it is not imagined.
   const std::vector<FileStamp>& stamps() const { return stamps_; }
   const std::string& fingerprint() const { return fingerprint_; }
@@ -175,6 +177,8 @@ class Model {
   Model() = default;
   /// Whenever layers_ have changed: numbers the caches, and keeps what is asked of all layers together.
   void sum_up_layers();
+  /// Whenever layers or files have changed.
+  void sum_up_checking();
   /// Index into states_, where it is added if it is new.
   int64_t index_of_state(const StateSpec& state);
   /// `name` for messages.
@@ -185,6 +189,7 @@ class Model {
   std::vector<std::string> files_;
   std::vector<FileStamp> stamps_;
   std::map<size_t, SummedData> sums_;  ///< of a file, where it has them
+  int64_t expert_checking_bytes_ = 0;
   std::string fingerprint_;
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;

@@ -374,7 +374,7 @@ void imagine_prepared_weights(Model& model, std::optional<DType> dtype) {
     offset += weight.bytes();
     replaced.emplace_back(static_cast<int>(i), std::move(weight));
   }
-  if (!replaced.empty()) model.replace_weights(replaced, {"(not prepared yet)"});
+  if (!replaced.empty()) model.replace_weights(replaced, {"(not prepared yet)"}, {SummedData{0, offset, 0}});
 }
 
 }  // namespace flexgen

@@ -374,6 +374,26 @@ TEST_F(PreparedWeights, DamagedBytesAreFoundAndTheFileIsMadeAnew) {
 }
 
 /// A unit of experts has a file of its own, and all are open while a job runs.
+/// For the plan: of experts that nobody chooses the sums stay in memory, whether the files are there yet or not.
+TEST_F(PreparedWeights, SaysWhatCheckingExpertsTakes) {
+  checkpoint_ = (folder_.path() / "mixture").string();
+  ensure_dummy_checkpoint(checkpoint_, R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "moe_intermediate_size": 64, "head_dim": 32,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [0], "vocab_size": 128, "max_position_embeddings": 64})",
+                          DType::kBF16, 11, nullptr);
+  const std::unique_ptr<Model> plain = Model::load(checkpoint_), made = prepared("a", DType::kInt8, real_);
+  EXPECT_EQ(plain->expert_checking_bytes(), 0);
+  int64_t bytes = 0;
+  for (const LayerSpec& layer : made->layers())
+    if (layer.kind == LayerKind::kExperts)
+      for (size_t file = 0; file < made->files().size(); ++file)
+        if (made->weights()[static_cast<size_t>(layer.uses.front().weight)].file == static_cast<int>(file)) bytes += made->open_file(file, real_)->size() / 4096 * 4;
+  EXPECT_GE(made->expert_checking_bytes(), bytes - 64);
+  EXPECT_LE(made->expert_checking_bytes(), bytes + bytes / 2 + 64);
+  const std::unique_ptr<Model> imagined = Model::load(checkpoint_);
+  imagine_prepared_weights(*imagined, DType::kInt8);
+  EXPECT_EQ(imagined->expert_checking_bytes(), made->expert_checking_bytes());
+}
+
 TEST_F(PreparedWeights, MoreFilesThanMayBeOpenAreRefusedBeforeTheyAreMade) {
   rlimit usual{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &usual), 0);

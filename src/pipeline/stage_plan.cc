@@ -160,7 +160,9 @@ class StagePlanner {
     std::optional<Policy> policy;
     auto choose = [&] {
       policy = choose_policy(in_.model, in_.workload, in_.budgets, request, in_.precision.kv);
-      if (in_.search && !request.max_choosing_rows) policy->max_choosing_rows = choosing_rows(in_.model, in_.hardware, in_.precision, *policy);
+      if (!in_.search || request.max_choosing_rows) return;
+      // Where the rule loads all experts, there may be no room for the checksums of those that are not chosen.
+      if (policy->max_choosing_rows > 0) policy->max_choosing_rows = choosing_rows(in_.model, in_.hardware, in_.precision, *policy);
     };
     if (agreed) {
       all_or_none(port_, choose);

@@ -29,6 +29,8 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
   MemoryPlan plan{memory_of_stores(model, policy, kv_dtype, weights)};
   plan.items.push_back({"scratch of a layer", policy.compute_tier, Arena::footprint(model.scratch_bytes(policy.max_rows, policy.max_logit_rows))});
   plan.items.push_back({"logits", Tier::kCpu, Arena::footprint(logit_store_bytes(model, policy, workload))});
+  if (policy.max_choosing_rows > 0 && weights.streamed_bytes_per_step > 0 && model.expert_checking_bytes() > 0)
+    plan.items.push_back({"checksums of experts that may not be read", Tier::kCpu, model.expert_checking_bytes(), false});
   plan.items.push_back({"logprobs of sequences under way", Tier::kCpu, policy.block_size() * workload.logprob_bytes, false});
   std::stable_sort(plan.items.begin(), plan.items.end(), [](const MemoryItem& a, const MemoryItem& b) { return a.tier < b.tier; });
   return plan;

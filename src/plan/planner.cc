@@ -609,10 +609,11 @@ class Search {
   void consider(Policy policy, double program_time_s) {
     const SlotWalk& walk = walk_of(policy);
     policy.max_choosing_rows = in_.request.max_choosing_rows ? *in_.request.max_choosing_rows : choosing_rows(layouts_, in_.hardware, precision_, policy);
-    judge(policy, walk, program_time_s);
-    if (in_.request.max_choosing_rows ||
-        std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); }))
-      return;
+    // What is not chosen leaves its checksums in memory.
+    const bool has_room = policy.max_choosing_rows == 0 || fits(policy);
+    if (has_room) judge(policy, walk, program_time_s);
+    if (in_.request.max_choosing_rows) return;
+    if (has_room && std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); })) return;
     policy.max_choosing_rows = 0;
     judge(policy, walk, program_time_s);
   }

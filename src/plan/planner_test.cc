@@ -6,11 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "model/config.h"
+#include "model/prepared_weights.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
 #include "plan/slot_walk.h"
@@ -463,6 +465,48 @@ TEST(Planner, IsDoneInTimeWithManyExperts) {
     if (chances_differ) job.model->set_expert_chances(ExpertChances::zipf(job.model->config(), 1));
     const Plan plan = make_plan({*job.model, job.workload, {6 * kGiB, 100 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
     EXPECT_TRUE(plan.complete) << shape << ": " << plan.planning_s << " s";
+  }
+}
+
+/// They are read with a file's first sector and go with its last, which experts that are not chosen never come to.
+TEST(Planner, CountsChecksumsOfExpertsThatAreNotChosen) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  Job job = job_of("qwen3-30b-a3b", 2, {16, 16}, {8, 8});
+  imagine_prepared_weights(*job.model, DType::kInt4);
+  double experts = 0;
+  for (const LayerSpec& layer : job.model->layers())
+    if (layer.kind == LayerKind::kExperts)
+      for (const WeightUse& use : layer.uses) experts += static_cast<double>(job.model->weights()[static_cast<size_t>(use.weight)].bytes());
+  const int64_t sums = job.model->expert_checking_bytes();
+  EXPECT_NEAR(static_cast<double>(sums), experts / 4096 * 4.125, 0.01 * experts / 4096 * 4.125);
+  Policy policy = policy_of_sizes(*job.model, job.workload, DType::kBF16, 2, 1, 2, 32);
+  policy.weights = {0, 0, 1};
+  policy.kv_cache = policy.activations = {0, 1, 0};
+  const auto ram = [&](int64_t max_choosing_rows) {
+    policy.max_choosing_rows = max_choosing_rows;
+    const MemoryPlan memory = memory_plan(*job.model, policy, job.workload, DType::kBF16);
+    return std::pair(memory.bytes(Tier::kCpu), memory.arena_bytes(Tier::kCpu));
+  };
+  EXPECT_EQ(ram(8).first - ram(0).first, sums);
+  EXPECT_EQ(ram(8).second, ram(0).second) << "not taken at the start";
+  policy.weights = {0, 1, 0};
+  EXPECT_EQ(ram(8).first, ram(0).first);
+  // Plans keep to budgets that hardly have room for them.
+  for (bool chosen_alone : {false, true}) {
+    PolicyRequest request;
+    if (chosen_alone) request.max_choosing_rows = std::numeric_limits<int64_t>::max();
+    const auto plan_with = [&](int64_t cpu) {
+      return make_plan({*job.model, job.workload, {cpu, 0}, request, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
+    };
+    std::string message;
+    try {
+      plan_with(kMiB);
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    const int64_t smallest = named_budget(message, "smallest budget", '(');
+    for (int64_t cpu : {smallest, smallest + sums / 2, smallest + 2 * sums})
+      EXPECT_LE(memory_plan(*job.model, plan_with(cpu).policy, job.workload, DType::kBF16).bytes(Tier::kCpu), cpu) << chosen_alone << ": " << message;
   }
 }
 

@@ -33,6 +33,7 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
                                   request.max_rows.value_or(round_up(size, 16)));
   policy.weight_buffers = request.weight_buffers.value_or(0);
   policy.prefix_pages = 0;  // what is shared saves time
+  policy.max_choosing_rows = request.max_choosing_rows.value_or(0);
   std::vector<Fractions> ends{on_disk, in_ram};
   if (budgets.gpu_bytes > 0) {
     policy.compute_tier = Tier::kGpu;
