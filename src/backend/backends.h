@@ -18,8 +18,8 @@ struct Backend {
   std::unique_ptr<Device> (*make_device)(int num_threads, int64_t memory_bytes, int ordinal);
   /// The processor's. Throws Error{user} for a type that it does not compute in.
   std::unique_ptr<Kernels> (*make_processor_kernels)(const CpuKernelOptions& options);
-  bool in_fp32_alone = false;            ///< whatever type is asked for
-  int (*count_devices)() = nullptr;      ///< null: each process has a device of its own
+  bool in_fp32_alone = false;        ///< whatever type is asked for
+  int (*count_devices)() = nullptr;  ///< null: each process has a device of its own
 };
 
 /// Throws Error{user} that says which there are.

@@ -8,6 +8,7 @@ struct DeviceSeat {
   int number = 0, of = 1;
 };
 
+/// The device that a process takes.
 struct DeviceShare {
   int ordinal = 0;
   int sharers = 1;  ///< processes of the job that have this device, this one included

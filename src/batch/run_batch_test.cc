@@ -466,8 +466,8 @@ TEST_F(RunBatch, RefusesAMachineThatRoundsOtherwise) {
   EXPECT_EQ(error_of(), "");
   model_.arithmetic["processor"] = "bf16 by AMX, sums by AVX512, version 1";
   EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("a processor that rounds otherwise (bf16 by AVX512-BF16, sums by AVX512, version 1; this one: bf16 by AMX"),
-                                         HasSubstr("a machine like that one goes on with it"), HasSubstr("this one does with DNNL_MAX_CPU_ISA=AVX512_CORE_BF16"),
-                                         HasSubstr("--overwrite")));
+                                         HasSubstr("a machine like that one goes on with it"),
+                                         HasSubstr("this one does with DNNL_MAX_CPU_ISA=AVX512_CORE_BF16"), HasSubstr("--overwrite")));
   model_.arithmetic["processor"] = "bf16 by AVX512-BF16, sums by AVX512, version 2";
   EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("version 2"), testing::Not(HasSubstr("DNNL_MAX_CPU_ISA"))));
   // A job that an earlier flexgen began does not say.

@@ -119,8 +119,8 @@ class ShardDifferences {
       spdlog::warn("the answers of the shards {} and {} name different models: '{}' and '{}'", first_part, part, printable(first.model_name),
                    printable(other.model_name));
     if (const auto arithmetic = other_arithmetic(first, other); arithmetic && !std::exchange(told_arithmetic_, true))
-      spdlog::warn("the shards {} and {} were answered on a {} each that round differently ({}; {}): on the other's some answers would be others", first_part, part,
-                   arithmetic->name, arithmetic->one, arithmetic->other);
+      spdlog::warn("the shards {} and {} were answered on a {} each that round differently ({}; {}): on the other's some answers would be others", first_part,
+                   part, arithmetic->name, arithmetic->one, arithmetic->other);
   }
 
  private:

@@ -55,9 +55,7 @@ inline std::string read_whole(const std::string& path) {
 }
 
 /// Descriptors that this process has open.
-inline int64_t num_open_files() {
-  return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator()) - 1;
-}
+inline int64_t num_open_files() { return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator()) - 1; }
 
 inline std::string random_text(int64_t bytes, uint64_t seed) {
   std::mt19937_64 random(seed);

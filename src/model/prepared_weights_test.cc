@@ -377,16 +377,19 @@ TEST_F(PreparedWeights, DamagedBytesAreFoundAndTheFileIsMadeAnew) {
 /// For the plan: of experts that nobody chooses the sums stay in memory, whether the files are there yet or not.
 TEST_F(PreparedWeights, SaysWhatCheckingExpertsTakes) {
   checkpoint_ = (folder_.path() / "mixture").string();
-  ensure_dummy_checkpoint(checkpoint_, R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "moe_intermediate_size": 64, "head_dim": 32,
+  ensure_dummy_checkpoint(
+      checkpoint_,
+      R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "moe_intermediate_size": 64, "head_dim": 32,
     "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [0], "vocab_size": 128, "max_position_embeddings": 64})",
-                          DType::kBF16, 11, nullptr);
+      DType::kBF16, 11, nullptr);
   const std::unique_ptr<Model> plain = Model::load(checkpoint_), made = prepared("a", DType::kInt8, real_);
   EXPECT_EQ(plain->expert_checking_bytes(), 0);
   int64_t bytes = 0;
   for (const LayerSpec& layer : made->layers())
     if (layer.kind == LayerKind::kExperts)
       for (size_t file = 0; file < made->files().size(); ++file)
-        if (made->weights()[static_cast<size_t>(layer.uses.front().weight)].file == static_cast<int>(file)) bytes += made->open_file(file, real_)->size() / 4096 * 4;
+        if (made->weights()[static_cast<size_t>(layer.uses.front().weight)].file == static_cast<int>(file))
+          bytes += made->open_file(file, real_)->size() / 4096 * 4;
   EXPECT_GE(made->expert_checking_bytes(), bytes - 64);
   EXPECT_LE(made->expert_checking_bytes(), bytes + bytes / 2 + 64);
   const std::unique_ptr<Model> imagined = Model::load(checkpoint_);
@@ -400,7 +403,8 @@ TEST_F(PreparedWeights, MoreFilesThanMayBeOpenAreRefusedBeforeTheyAreMade) {
   const rlimit low{static_cast<rlim_t>(num_open_files() + 33), usual.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
   const std::string text = error_of(ErrorKind::kUser, [&] { prepared("a", DType::kInt8, real_); });
-  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("files of prepared weights"), testing::HasSubstr(fmt::format("may have {} files open (ulimit -n)", low.rlim_cur))));
+  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("files of prepared weights"),
+                                   testing::HasSubstr(fmt::format("may have {} files open (ulimit -n)", low.rlim_cur))));
   EXPECT_FALSE(fs::exists(folder_.path() / "a"));
   // What flexgen does at its start.
   raise_open_files();

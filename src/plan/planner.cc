@@ -613,7 +613,8 @@ class Search {
     const bool has_room = policy.max_choosing_rows == 0 || fits(policy);
     if (has_room) judge(policy, walk, program_time_s);
     if (in_.request.max_choosing_rows) return;
-    if (has_room && std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); })) return;
+    if (has_room && std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); }))
+      return;
     policy.max_choosing_rows = 0;
     judge(policy, walk, program_time_s);
   }

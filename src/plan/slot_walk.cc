@@ -126,8 +126,9 @@ class Walker {
       const int64_t pages = pages_of_sequence(sequence.prompt, sequence.max_tokens, page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.unreserved && under_way > 0) return false;
-      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_,
-                  {},   0,               0};
+      slot = Slot{
+          true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_, {}, 0,
+          0};
       const std::vector<int64_t> ends = prefix > 0 ? ends_.of(static_cast<int64_t>(next_), prefix) : std::vector<int64_t>();
       for (size_t i = 0; i < batch.pools.size(); ++i)
         slot.own.emplace_back(cache_.groups[i], page(), others_of(cache_.groups[i], shared / page(), prefix, ends), prefix + pages, batch.pools[i]);

@@ -1,7 +1,5 @@
 #include "setup/team.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -39,9 +37,6 @@ int share_of_threads(const std::vector<int>& cores, const std::vector<std::vecto
   if (cpu.quota) cpu.quota = *cpu.quota / std::max(1, local_size);
   return cpu.threads();
 }
-
-/// Where a rank writes its part of a trace: a name that is nobody else's.
-std::string own_trace(const std::string& trace_file, int rank) { return fmt::format("{}.rank{}-{}.tmp", trace_file, rank, getpid()); }
 
 std::vector<std::byte> encode(const Progress& progress, const RunReport* report) {
   MessageWriter out;
@@ -232,7 +227,10 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   options.stage_split = stage_split_;
   const int rank = world_port_->rank();
   if (!options.trace_file.empty()) {
-    if (rank > 0) options.trace_file = own_trace(options.trace_file, rank);
+    if (rank > 0) {
+      trace_part_.emplace(spill_directory(options.trace_file), "this rank's part of the trace");
+      options.trace_file = trace_part_->opened_by();
+    }
     options.trace_process = {rank + 1, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""),
                              wall_clock_s() - start_s_};
   }
@@ -345,16 +343,14 @@ void Team::join_traces(const std::string& trace_file) {
   if (trace_file.empty()) return;
   constexpr int64_t kChunkBytes = 1 << 20;
   if (!is_root()) {
-    const std::string own = own_trace(trace_file, world_port_->rank());
-    std::ifstream in(own, std::ios::binary);
+    std::ifstream in(trace_part_ ? trace_part_->opened_by() : "", std::ios::binary);
     std::string chunk(static_cast<size_t>(kChunkBytes), '\0');
     for (std::streamsize n = 1; n > 0;) {
       in.read(chunk.data(), kChunkBytes);
       n = in.gcount();
       world_port_->send(0, Channel::kControl, std::as_bytes(std::span(chunk.data(), static_cast<size_t>(n)))).wait();  // an empty one ends it
     }
-    std::error_code ignored;
-    std::filesystem::remove(own, ignored);
+    trace_part_.reset();
     return;
   }
   // Each file is "[\n", events with ",\n" between them, at least one, and "\n]\n".

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "base/last_words.h"
 #include "base/report.h"
 #include "engine/engine.h"
+#include "io/temporary_file.h"
 #include "net/world.h"
 #include "setup/engine_flags.h"
 
@@ -80,13 +82,14 @@ class Team {
   std::unique_ptr<World> world_;  // null in tests
   Port* world_port_;
   int local_size_;
-  int threads_ = 1;  ///< this rank's share of its machine's
+  int threads_ = 1;                             ///< this rank's share of its machine's
   int on_machine_ = 1, stages_on_machine_ = 1;  ///< ranks on this machine, of all and of this pipeline; 1 where machines cannot be told apart
   DeviceSeat device_seat_;
   int num_stages_;
   SubPort stages_;
   std::string stage_split_;
-  double start_s_ = 0;  ///< of the job, seconds since 1970 by rank 0's clock
+  double start_s_ = 0;                       ///< of the job, seconds since 1970 by rank 0's clock
+  std::optional<TemporaryFile> trace_part_;  ///< of a later rank, without a name: however it ends, nothing lies beside the trace
   std::shared_ptr<Board> board_;
   std::function<Progress()> poll_;
   Progress last_;  ///< rank 0's own while its run was under way

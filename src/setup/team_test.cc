@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "base/cores.h"
@@ -63,6 +65,32 @@ TEST(Team, RanksOfAMachineHaveSeatsAtItsGpus) {
     const DeviceSeat seat = team.engine_options(engine, "m").device_seat;
     EXPECT_EQ(std::pair(seat.number, seat.of), std::pair(rank, 3));
   });
+}
+
+/// A rank that is killed has no time to remove anything.
+TEST(Team, APartOfATraceHasNoNameBesideIt) {
+  TestFolder folder;
+  EngineFlags engine;
+  engine.threads = 1;
+  engine.cpu_memory_bytes = 1 << 20;
+  engine.trace_file = folder.file("trace.json");
+  on_ranks(3, {}, [&](Team& team, int rank) {
+    const EngineOptions options = team.engine_options(engine, "m");
+    {
+      Trace trace(options.trace_file, options.trace_process);
+      const auto now = Trace::Clock::now();
+      trace.add("compute", "a visit", 0, rank, 0, 0, now, now);
+    }
+    all_gather(team.world(), "");
+    const auto files = std::distance(std::filesystem::directory_iterator(folder.path()), std::filesystem::directory_iterator());
+    EXPECT_EQ(files, 1);
+    team.join_traces(engine.trace_file);
+  });
+  const nlohmann::json joined = nlohmann::json::parse(read_whole(engine.trace_file));
+  std::set<int> processes;
+  for (const nlohmann::json& event : joined)
+    if (event["name"] == "a visit") processes.insert(event["pid"].get<int>());
+  EXPECT_EQ(processes, (std::set<int>{1, 2, 3}));
 }
 
 }  // namespace
