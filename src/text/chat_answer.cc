@@ -158,6 +158,34 @@ std::optional<std::string> take_thoughts(std::string_view& text, const AnswerFor
   return thoughts;
 }
 
+/// What stands between an answer's marks, where it begins with one: that which ends it counts where nothing follows.
+struct MarkedAnswer {
+  std::string_view text;
+  bool begun = false, ended = false;
+};
+
+MarkedAnswer within_marks(std::string_view text, const ThoughtMarks& marks) {
+  const std::string_view start = jinja::strip(text, "", true, false);
+  if (marks.answer_begin.empty() || !start.starts_with(marks.answer_begin)) return {text};
+  const std::string_view answer = start.substr(marks.answer_begin.size()), to_end = jinja::strip(answer, "", false, true);
+  if (!to_end.ends_with(marks.answer_end)) return {answer, true, false};
+  return {to_end.substr(0, to_end.size() - marks.answer_end.size()), true, true};
+}
+
+/// Without the part of a mark that may have begun.
+std::string_view without_begun_end(std::string_view text, std::string_view mark) {
+  size_t part = std::min(text.size(), mark.size() - 1);
+  while (!mark.starts_with(text.substr(text.size() - part))) --part;
+  return text.substr(0, text.size() - part);
+}
+
+/// Of an answer that is under way, what stays whatever comes.
+std::string_view settled_within_marks(std::string_view text, const ThoughtMarks& marks) {
+  if (!marks.answer_begin.empty() && marks.answer_begin.starts_with(jinja::strip(text, "", true, false))) return {};  // it may begin with the mark
+  const MarkedAnswer answer = within_marks(text, marks);
+  return answer.begun && !answer.ended ? without_begun_end(answer.text, marks.answer_end) : answer.text;
+}
+
 void add_part(std::optional<std::string>* whole, std::string_view part) {
   if (!*whole) *whole = "";
   else **whole += '\n';
@@ -208,8 +236,9 @@ CallForm call_form_of(std::string_view source) {
 }
 
 std::optional<ThoughtMarks> thought_marks_of(std::string_view source) {
+  const auto has = [&](std::string_view text) { return source.find(text) != std::string_view::npos; };
   for (const ThoughtMarks& marks : kThoughtMarks)
-    if (source.find(marks.end) != std::string_view::npos) return marks;
+    if (has(marks.end) && has(marks.answer_begin) && has(marks.answer_end)) return marks;
   return std::nullopt;
 }
 
@@ -237,14 +266,13 @@ ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
     const std::string_view thoughts = opened ? without_label(*opened, marks) : text;
     const size_t end = thoughts.find(marks.end);
     if (end == std::string_view::npos) {
-      size_t part = std::min(thoughts.size(), marks.end.size() - 1);  // of the mark that may have begun
-      while (!marks.end.starts_with(thoughts.substr(thoughts.size() - part))) --part;
-      settled.reasoning = std::string(thoughts.substr(0, thoughts.size() - part));
+      settled.reasoning = std::string(without_begun_end(thoughts, marks.end));
       return settled;
     }
     settled.reasoning = std::string(thoughts.substr(0, end));
     text = thoughts.substr(end + marks.end.size());
   }
+  text = settled_within_marks(text, marks);
   if (form.calls == CallForm::kNone && !text.empty()) settled.content = std::string(text);
   return settled;
 }
@@ -260,6 +288,7 @@ ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
     if (form.one_call) answer.calls.resize(1);
     if (trimmed(text).empty()) text = {};
   }
+  text = within_marks(text, form.marks).text;
   if (!text.empty() || (!answer.reasoning && answer.calls.empty())) answer.content = std::string(text);
   return answer;
 }

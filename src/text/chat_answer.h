@@ -24,20 +24,28 @@ enum class CallForm {
 /// These are read alike.
 inline bool is_mistral(CallForm form) { return form == CallForm::kMistral || form == CallForm::kMistralNamed || form == CallForm::kMistralNumbered; }
 
-/// Between which marks thoughts stand.
+/// Between which marks thoughts stand, and what the model says behind them.
 struct ThoughtMarks {
   std::string_view begin, end;
-  std::string_view label = "";  ///< what may stand behind `begin` and is no part of the thought
+  std::string_view label = "";                          ///< what may stand behind `begin` and is no part of the thought
+  std::string_view answer_begin = "", answer_end = "";  ///< what is said may stand between them, with thoughts before it or none; empty: it stands alone
 };
-inline constexpr std::array kThoughtMarks{ThoughtMarks{"<think>", "</think>"}, ThoughtMarks{"[THINK]", "[/THINK]"},  // most; Mistral's
-                                          ThoughtMarks{"<|channel>", "<channel|>", "thought\n"},                     // Gemma 4
-                                          ThoughtMarks{"<seed:think>", "</seed:think>"}};                            // Seed-OSS
+inline constexpr ThoughtMarks kUsualThoughtMarks{"<think>", "</think>"};
+/// The first whose marks are all there counts.
+inline constexpr std::array kThoughtMarks{
+    ThoughtMarks{"<think>", "</think>", "", "<answer>", "</answer>"},      // Hunyuan
+    ThoughtMarks{"<think>", "</think>", "", "<response>", "</response>"},  // Granite 3.3
+    kUsualThoughtMarks,
+    ThoughtMarks{"[THINK]", "[/THINK]"},                                                                    // Mistral
+    ThoughtMarks{"<|channel>", "<channel|>", "thought\n"},                                                  // Gemma 4
+    ThoughtMarks{"<seed:think>", "</seed:think>"},                                                          // Seed-OSS
+    ThoughtMarks{"<|START_THINKING|>", "<|END_THINKING|>", "", "<|START_RESPONSE|>", "<|END_RESPONSE|>"}};  // Command R7B, A
 
 /// How answers to a prompt are to be read.
 struct AnswerForm {
   CallForm calls = CallForm::kNone;
   bool thinks = false;  ///< thoughts stand before the end mark
-  ThoughtMarks marks = kThoughtMarks[0];
+  ThoughtMarks marks = kUsualThoughtMarks;
   bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one
   bool one_call = false;           ///< no more than the first call counts
   bool channels = false;           ///< harmony: the answer is messages in channels
@@ -49,7 +57,7 @@ CallForm call_form_of(std::string_view template_source);
 /// The marks of thoughts that it shows; none: the model has no thoughts, or marks that are not known.
 std::optional<ThoughtMarks> thought_marks_of(std::string_view template_source);
 /// Whether a prompt ends within a thought.
-bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks = kThoughtMarks[0]);
+bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks = kUsualThoughtMarks);
 /// Whether a mark that the answer is read by is a special token of the tokenizer, so that the text must not leave these out.
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer);
 
@@ -65,7 +73,8 @@ struct ChatAnswer {
   std::vector<ToolCall> calls;
 };
 
-/// Thoughts and text are given as they stand, blanks included; of several messages each, a line end stands between them. What goes to neither the user nor a function is a thought. A call that is broken (not JSON, no name) leaves all of the text as content.
+/// Thoughts and text are given as they stand, blanks included, without the marks around them; of several messages each, a line end stands between them. What goes to
+/// neither the user nor a function is a thought. A call that is broken (not JSON, no name) leaves all of the text as content.
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form);
 
 /// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end, unless there are channels. Thoughts are those that begin as such:

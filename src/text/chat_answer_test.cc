@@ -46,8 +46,30 @@ TEST(ChatAnswer, ThoughtsArePartedFromTheText) {
   EXPECT_TRUE(ends_in_thought("<|turn>model\n<|channel>thought\n", gemma));
   EXPECT_FALSE(ends_in_thought("<|turn>model\n<|channel>thought\n<channel|>", gemma));
   EXPECT_FALSE(thought_marks_of("{{ messages }}"));
+  EXPECT_EQ(thought_marks_of("{# <think> </think> <answer> #}")->answer_begin, "");
   EXPECT_TRUE(ends_in_thought("<|im_start|>assistant\n<think>\n"));
   EXPECT_FALSE(ends_in_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+}
+
+TEST(ChatAnswer, MarksAroundTheAnswerAreNoPartOfIt) {
+  const auto form_of = [](const char* source) { return AnswerForm{.thinks = true, .marks = *thought_marks_of(source)}; };
+  const AnswerForm hunyuan = form_of("{{ m.split('</think>') }}{{ '<answer>' }}{{ '</answer>' }}"),
+                   granite = form_of("between <think></think> and write your response between <response></response>"),
+                   command = form_of("<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>{{ m }}<|END_RESPONSE|>"), usual{.thinks = true};
+  EXPECT_EQ(shown("<think>\nhm\n</think>\n<answer>\nYes.\n</answer>", hunyuan), "<\nhm\n>[\nYes.\n]");
+  EXPECT_EQ(shown("<think>hm</think><response>Yes.</response>\n", granite), "<hm>[Yes.]");
+  EXPECT_EQ(shown("<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>", command), "<hm>[Yes.]");
+  EXPECT_EQ(shown("<|START_THINKING|>hm<|END_THINKING|><|START_ACTION|>[]<|END_ACTION|>", command), "<hm>[<|START_ACTION|>[]<|END_ACTION|>]");
+  EXPECT_EQ(shown("<|START_RESPONSE|>Yes.<|END_RESPONSE|>", command), "[Yes.]") << "without thoughts";
+  EXPECT_EQ(shown("hm</think><answer>Yes.</answer>", hunyuan), "<hm>[Yes.]");
+  EXPECT_EQ(shown("<think>hm</think><answer></answer>", hunyuan), "<hm>");
+  EXPECT_EQ(shown("<answer></answer>", hunyuan), "[]");
+  EXPECT_EQ(shown("<answer>Yes.</ans", hunyuan), "[Yes.</ans]") << "cut off";
+  EXPECT_EQ(shown("<answer>a</answer> ends it", hunyuan), "[a</answer> ends it]");
+  EXPECT_EQ(shown("The mark is </answer>", hunyuan), "[The mark is </answer>]");
+  EXPECT_EQ(shown("<think>hm</think><answer>Yes.</answer>", usual), "<hm>[<answer>Yes.</answer>]");
+  EXPECT_TRUE(ends_in_thought("<|CHATBOT_TOKEN|><|START_THINKING|>", command.marks));
+  EXPECT_FALSE(ends_in_thought("<|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>", command.marks));
 }
 
 TEST(ChatAnswer, CallsOfHermesAndQwen) {
@@ -97,7 +119,8 @@ const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNe
 
 /// What is settled grows, and never says what the end does not.
 TEST(ChatAnswer, WhatIsSettledStays) {
-  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain, gemma{.thinks = true, .marks = kThoughtMarks[2]};
+  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain,
+      gemma{.thinks = true, .marks = *thought_marks_of("<channel|>")}, hunyuan{.thinks = true, .marks = *thought_marks_of("</think><answer></answer>")};
   const std::string channels =
       kAnalysis + kNext + "<|channel|>commentary<|message|>so <|end|>" + kNext + kAnalysis + kNext + "<|channel|>final<|message|>a < b <|en";
   for (const auto& [text, form] : {std::pair{channels.c_str(), kChannels},
@@ -110,6 +133,11 @@ TEST(ChatAnswer, WhatIsSettledStays) {
                                    {"<|channel>thousand<channel|>yes", gemma},
                                    {"<|channel>thought", gemma},
                                    {"<|channel>thought\n<channel|>", gemma},
+                                   {"<think>hm</think>\n<answer>\na < b</ans>\n</answer>\n", hunyuan},
+                                   {"<think>hm</think>\n\nno marks </answer>", hunyuan},
+                                   {"\n<answer>a<</answer>", hunyuan},
+                                   {"<answer>a</answer>\n</answer> and more", hunyuan},
+                                   {"<answers", hunyuan},
                                    {"plain", plain}}) {
     const ChatAnswer whole = read_chat_answer(text, form);
     ChatAnswer before;
@@ -126,6 +154,8 @@ TEST(ChatAnswer, WhatIsSettledStays) {
     }
   }
   EXPECT_EQ(settled_chat_answer("<think>ab", thinks).reasoning, "ab");
+  EXPECT_EQ(settled_chat_answer("<answer>ab</a", hunyuan).content, "ab");
+  EXPECT_EQ(settled_chat_answer("<think></think>\n<answ", hunyuan).content, std::nullopt);
   EXPECT_EQ(settled_chat_answer("ab", AnswerForm{.calls = CallForm::kHermes}).content, std::nullopt);
 }
 

@@ -227,7 +227,7 @@ const ChatTemplate::Named& ChatTemplate::chosen(const Conversation& conversation
 void ChatTemplate::tell_form(const Conversation& conversation, std::string_view prompt, AnswerForm* form) const {
   const std::optional<ThoughtMarks> marks = thought_marks(conversation);
   form->thinks = marks.has_value();
-  form->marks = marks.value_or(kThoughtMarks[0]);
+  form->marks = marks.value_or(kUsualThoughtMarks);
   form->begins_in_thought = form->thinks && ends_in_thought(prompt, form->marks);
   form->channels = call_form() == CallForm::kHarmony;
   if (form->channels) form->begun = begun_harmony_message(prompt);
