@@ -151,6 +151,9 @@ std::string answer_of(FuzzChoices& choose) {
                                         "<|channel>",
                                         "thought\n",
                                         "<channel|>",
+                                        "<answer>",
+                                        "</answer>",
+                                        "</ans",
                                         " ",
                                         "text",
                                         "é",
@@ -191,9 +194,10 @@ std::shared_ptr<const ChatTemplate> template_number(size_t number) {
     const std::string front =
         "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}";
     std::vector<std::shared_ptr<const ChatTemplate>> made;
-    for (const char* end : {"{# <tool_call> #}", "{# <|start_header_id|>\"parameters\": #}", "{# [TOOL_CALLS] \"arguments\" #}", "{# [TOOL_CALLS][ARGS] #}",
-                            "{# [TOOL_CALLS][CALL_ID][ARGS] #}", "<|start|>assistant{# <|channel|><|message|> #}",
-                            "<|start|>assistant<|channel|>final<|message|>", "<tool_call><think>", "<think></think>", "{# <|channel>thought <channel|> #}", ""})
+    for (const char* end :
+         {"{# <tool_call> #}", "{# <|start_header_id|>\"parameters\": #}", "{# [TOOL_CALLS] \"arguments\" #}", "{# [TOOL_CALLS][ARGS] #}",
+          "{# [TOOL_CALLS][CALL_ID][ARGS] #}", "<|start|>assistant{# <|channel|><|message|> #}", "<|start|>assistant<|channel|>final<|message|>",
+          "<tool_call><think>", "<think></think>", "{# <|channel>thought <channel|> #}", "{# <think></think><answer></answer> #}", ""})
       made.push_back(std::make_shared<const ChatTemplate>(std::map<std::string, std::string>{{"default", front + end}}, "fuzz", ChatTemplate::SpecialTokens()));
     return made;
   }();

@@ -297,6 +297,18 @@ int64_t gguf_id_or(const Json& metadata, const std::string& name, int64_t fallba
   return field->get<int64_t>();
 }
 
+int64_t gguf_token_or_none(const Json& metadata, const std::string& name, int64_t count, const std::string& source) {
+  const std::string full_name = "tokenizer.ggml." + name;
+  if (const Json* field = gguf_field(metadata, full_name)) {
+    if (!field->is_number_integer() || (!field->is_number_unsigned() && *field < 0)) fail_field(source, full_name, "whole number from 0 on");
+    if (const auto id = field->get<uint64_t>(); id < static_cast<uint64_t>(count)) return static_cast<int64_t>(id);
+  }
+  // Other kinds have one of llama.cpp's too, but it is Falcon's, and any token in another vocabulary.
+  const Json* kind = gguf_field(metadata, "tokenizer.ggml.model");
+  const int64_t usual = !kind || *kind != "llama" ? -1 : name == "bos_token_id" ? 1 : name == "eos_token_id" ? 2 : -1;
+  return usual < count ? usual : -1;
+}
+
 bool gguf_flag_or(const Json& metadata, const std::string& name, bool fallback, const std::string& source) {
   const Json* field = gguf_field(metadata, name);
   if (!field) return fallback;

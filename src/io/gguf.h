@@ -44,6 +44,9 @@ nlohmann::json gguf_metadata(const std::string& path, bool with_lists);
 const nlohmann::json* gguf_field(const nlohmann::json& metadata, const std::string& name);
 std::string gguf_text(const nlohmann::json& metadata, const std::string& name, const std::string& source);                 ///< must be there
 int64_t gguf_id_or(const nlohmann::json& metadata, const std::string& name, int64_t fallback, const std::string& source);  ///< an index into a list
+/// The id that "tokenizer.ggml.NAME" gives, of `count` tokens. One that is no token's (4294967295, as converters write it for what a model lacks) is as good as none:
+/// -1, but in a vocabulary of SentencePiece's pieces its own <s> and </s>, as in llama.cpp.
+int64_t gguf_token_or_none(const nlohmann::json& metadata, const std::string& name, int64_t count, const std::string& source);
 bool gguf_flag_or(const nlohmann::json& metadata, const std::string& name, bool fallback, const std::string& source);
 
 }  // namespace flexgen

@@ -106,6 +106,24 @@ TEST(Gguf, AFieldOfAnotherKindIsNamed) {
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { gguf_flag_or(fields, "text", false, "f"); }), HasSubstr("'text'"));
 }
 
+TEST(Gguf, IdsOfNoTokensAreNone) {
+  const auto id = [](const char* name, const nlohmann::json& value, const char* kind = "gpt2") {
+    nlohmann::json metadata{{"tokenizer.ggml.model", kind}, {std::string("tokenizer.ggml.") + name, value}};
+    return gguf_token_or_none(metadata, name, 5, "f");
+  };
+  EXPECT_EQ(id("eos_token_id", 4u), 4);
+  EXPECT_EQ(id("eos_token_id", 5u), -1);
+  EXPECT_EQ(id("eos_token_id", 4294967295u), -1);
+  EXPECT_EQ(id("eos_token_id", ~uint64_t{0}), -1);
+  EXPECT_EQ(gguf_token_or_none(nlohmann::json::object(), "eos_token_id", 5, "f"), -1);
+  EXPECT_EQ(id("bos_token_id", 5u, "llama"), 1);
+  EXPECT_EQ(id("eos_token_id", 5u, "llama"), 2);
+  EXPECT_EQ(id("padding_token_id", 5u, "llama"), -1);
+  EXPECT_EQ(gguf_token_or_none(nlohmann::json::object({{"tokenizer.ggml.model", "llama"}}), "eos_token_id", 2, "f"), -1);
+  for (const nlohmann::json& wrong : {nlohmann::json(-1), nlohmann::json("4"), nlohmann::json(4.0)})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { id("eos_token_id", wrong); }), HasSubstr("'tokenizer.ggml.eos_token_id' is no whole number"));
+}
+
 TEST(Gguf, PartsAreOneCheckpoint) {
   TestFolder folder;
   const auto part = [&](uint32_t number, const char* tensor) {

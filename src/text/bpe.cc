@@ -4,13 +4,14 @@
 #include <queue>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 #include "text/unicode.h"
 
 namespace flexgen {
 
 Bpe::Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges, const BpeOptions& options,
          const std::string& source)
-    : vocab_(std::move(vocab)), options_(options) {
+    : vocab_(std::move(vocab)), options_(options), source_(source) {
   int32_t rank = 0;
   for (const auto& [left, right] : merges) {
     auto a = find(left), b = find(right), merged = find(left + right);
@@ -18,10 +19,7 @@ Bpe::Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::
       fail_user("{}: the merge '{}' + '{}' names a token that the vocabulary lacks; the file is broken, fetch it again", source, left, right);
     merges_[key(*a, *b)] = Merge{rank++, *merged};  // of two equal ones the last counts, as in PyPI tokenizers
   }
-  if (options_.unknown_token) {
-    unknown_ = find(*options_.unknown_token);
-    if (!unknown_) fail_user("{}: the unk_token '{}' is not in the vocabulary", source, *options_.unknown_token);
-  }
+  if (options_.unknown_token) unknown_ = find(*options_.unknown_token);
   if (options_.byte_fallback)
     for (int byte = 0; byte < 256; ++byte) byte_tokens_.push_back(find(fmt::format("<0x{:02X}>", byte)).value_or(-1));
 }
@@ -75,6 +73,9 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
     } else if (unknown_) {
       if (!options_.fuse_unknown) flush();
       unknown_waits = true;
+    } else if (options_.unknown_token) {
+      fail_user("{}: the character '{}' of the text is not in the vocabulary, and neither is the unk_token '{}'", source_, printable(character),
+                printable(*options_.unknown_token));
     }
   }
   flush();

@@ -15,7 +15,7 @@ namespace flexgen {
 /// The fields of a tokenizer.json's BPE model besides vocabulary and merges.
 struct BpeOptions {
   bool byte_fallback = false, ignore_merges = false, fuse_unknown = false;
-  std::optional<std::string> unknown_token;
+  std::optional<std::string> unknown_token;  ///< need not be in the vocabulary, as long as no text needs it
 };
 
 class Bpe : public TokenModel {
@@ -24,7 +24,7 @@ class Bpe : public TokenModel {
   Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges, const BpeOptions& options,
       const std::string& source);
 
-  /// Appends the tokens of `word` (valid UTF-8) to `out`.
+  /// Appends the tokens of `word` (valid UTF-8) to `out`. Throws Error{user} for a character that only an unknown_token can stand for which the vocabulary lacks.
   void encode(std::string_view word, std::vector<int32_t>& out) const override;
   std::optional<int32_t> find(const std::string& token) const override;
   int64_t size() const override { return static_cast<int64_t>(vocab_.size()); }
@@ -39,6 +39,7 @@ class Bpe : public TokenModel {
   std::unordered_map<std::string, int32_t> vocab_;
   std::unordered_map<uint64_t, Merge> merges_;
   BpeOptions options_;
+  std::string source_;
   std::optional<int32_t> unknown_;
   std::vector<int32_t> byte_tokens_;  ///< of "<0x00>" ... "<0xFF>", or empty
 };

@@ -9,6 +9,7 @@
 #include "io/checked_json.h"
 #include "io/gguf.h"
 #include "text/sentencepiece_model.h"
+#include "text/tekken.h"
 
 namespace flexgen {
 namespace {
@@ -18,8 +19,6 @@ using PieceKind = SentencePieceModel::Kind;
 
 constexpr const char* kWordsPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kDigitPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekkenPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kCasesPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
@@ -33,16 +32,29 @@ struct GgufSplit {
   bool begins = false;          ///< begins texts where the file does not say
 };
 constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
+                                  {"phi-2", nullptr},
+                                  {"exaone4", nullptr},
+                                  {"mellum", nullptr},
+                                  {"gigachat", nullptr},
+                                  {"trillion", nullptr},
+                                  {"a.x-4.0", nullptr},
                                   {"smollm", nullptr, true},
                                   {"llama-bpe", kWordsPattern, false, false, true, true},
                                   {"llama3", kWordsPattern, false, false, true, true},
                                   {"llama-v3", kWordsPattern, false, false, true, true},
+                                  {"falcon3", kWordsPattern, false, false, true, true},
+                                  {"pixtral", kWordsPattern, false, false, true, true},
+                                  {"midm-2.0", kWordsPattern, false, false, true, true},
                                   {"dbrx", kWordsPattern},
                                   {"smaug-bpe", kWordsPattern},
                                   {"qwen2", kDigitPattern, false, true},
                                   {"deepseek-r1-qwen", kDigitPattern, false, true},
+                                  {"kormo", kDigitPattern},
+                                  {"megrez", kDigitPattern},
                                   {"tekken", kTekkenPattern, false, false, true, true},
                                   {"gpt-4o", kCasesPattern},
+                                  {"llama4", kCasesPattern},
+                                  {"kanana2", kCasesPattern},
                                   {"minimax-m2", kCasesPattern},
                                   {"chatglm-bpe", kWordsPattern},
                                   {"glm4", kWordsPattern, false, false, true},
@@ -86,10 +98,11 @@ class GgufTokenizer {
       SentencePieceModel::Piece piece;
       if (!tokens[id].is_string()) fail_user("{}: the token {} of 'tokenizer.ggml.tokens' is no text; the file is broken, fetch it again", path_, id);
       piece.text = tokens[id].get<std::string>();
+      if (piece.text.empty()) piece.text = fmt::format("[EMPTY_{}]", id);  // as in llama.cpp: there may be several
       if (types) {
         const Json& type = (*types)[id];
-        if (!type.is_number_integer() || type < 1 || type > 6) fail_user("{}: the token {} is of the unknown type {}", path_, id, type.dump());
-        piece.kind = static_cast<PieceKind>(type.get<int>());
+        if (!type.is_number_integer() || type < 0 || type > 6) fail_user("{}: the token {} is of the unknown type {}", path_, id, type.dump());
+        if (type != 0) piece.kind = static_cast<PieceKind>(type.get<int>());  // 0 says nothing of it
       }
       if (!seen.insert(piece.text).second) fail_user("{}: the token '{}' is there twice; the file is broken, fetch it again", path_, printable(piece.text));
       pieces_.pieces.push_back(std::move(piece));
@@ -150,10 +163,17 @@ class GgufTokenizer {
 
   /// The text of a token by the field that holds its id; empty if it is not there.
   std::string token_of(const std::string& name) const {
-    const int64_t id = gguf_id_or(metadata_, "tokenizer.ggml." + name, -1, path_);
-    if (id >= std::ssize(pieces_.pieces))
-      fail_user("{}: the field 'tokenizer.ggml.{}' is {}, and there are {} tokens; the file is broken, fetch it again", path_, name, id, pieces_.pieces.size());
+    const int64_t id = gguf_token_or_none(metadata_, name, std::ssize(pieces_.pieces), path_);
     return id < 0 ? "" : pieces_.pieces[static_cast<size_t>(id)].text;
+  }
+
+  /// What is taken for a token whose id is none's.
+  void warn_of_wrong_id(const std::string& name, const std::string& taken) {
+    const Json* field = gguf_field(metadata_, "tokenizer.ggml." + name);
+    if (!field || field->get<uint64_t>() < pieces_.pieces.size()) return;
+    out_.warnings.push_back(fmt::format("{}: the field 'tokenizer.ggml.{}' is {}, and there are {} tokens; {}", path_, name, field->dump(),
+                                        pieces_.pieces.size(),
+                                        taken.empty() ? "taken for one that is not there" : fmt::format("'{}' is taken, as in llama.cpp", printable(taken))));
   }
 
   void add_tokens(bool of_pieces) {
@@ -175,8 +195,11 @@ class GgufTokenizer {
                                                            {"unk_token", "unknown_token_id"},
                                                            {"sep_token", "seperator_token_id"},
                                                            {"pad_token", "padding_token_id"}};
-    for (const auto& [name, field] : kNames)
-      if (const std::string text = token_of(field); !text.empty()) out_.special_tokens.emplace_back(name, text);
+    for (const auto& [name, field] : kNames) {
+      const std::string text = token_of(field);
+      if (!text.empty()) out_.special_tokens.emplace_back(name, text);
+      warn_of_wrong_id(field, text);
+    }
   }
 
   std::string path_;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "io/test_folder.h"
 #include "io/test_gguf.h"
 #include "text/chat_template.h"
@@ -14,7 +16,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-TestGguf byte_level(const std::string& pre) {
+TestGguf byte_level(const std::string& pre, uint32_t begin_and_end = 7) {
   TestGguf gguf;
   gguf.text("general.architecture", "llama")
       .text("tokenizer.ggml.model", "gpt2")
@@ -22,20 +24,20 @@ TestGguf byte_level(const std::string& pre) {
       .texts("tokenizer.ggml.tokens", {"a", "b", "Ġ", "ab", "Ġab", "1", "11", "<|end|>", "<tool>"})
       .numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1, 1, 1, 1, 1, 1, 3, 4})
       .texts("tokenizer.ggml.merges", {"a b", "Ġ ab", "1 1"})
-      .number("tokenizer.ggml.bos_token_id", 7)
-      .number("tokenizer.ggml.eos_token_id", 7);
+      .number("tokenizer.ggml.bos_token_id", begin_and_end)
+      .number("tokenizer.ggml.eos_token_id", begin_and_end);
   return gguf;
 }
 
-TestGguf pieces() {
+TestGguf pieces(uint32_t begin = 1, uint32_t end = 2) {
   TestGguf gguf;
   gguf.text("general.architecture", "llama")
       .text("tokenizer.ggml.model", "llama")
       .texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "b", "ab", "▁a", "▁ab"})
       .numbers<int32_t>("tokenizer.ggml.token_type", 5, {2, 3, 3, 6, 1, 1, 1, 1, 1, 1})
       .numbers<float>("tokenizer.ggml.scores", 6, {0, 0, 0, 0, -9, -9, -9, -3, -2, -1})
-      .number("tokenizer.ggml.bos_token_id", 1)
-      .number("tokenizer.ggml.eos_token_id", 2)
+      .number("tokenizer.ggml.bos_token_id", begin)
+      .number("tokenizer.ggml.eos_token_id", end)
       .number("tokenizer.ggml.unknown_token_id", 0);
   return gguf;
 }
@@ -70,6 +72,66 @@ TEST(GgufTokenizer, StretchesOfLetters) {
   EXPECT_THAT(encode("glm4", "aB1111"), ElementsAre(2, 4, 3, 3));
   EXPECT_THAT(encode("glm4", "a's"), ElementsAre(0, 8));
   EXPECT_THAT(encode("qwen2", "aB1111"), ElementsAre(2, 3, 3, 3, 3));
+}
+
+// Other names of splits, as llama.cpp has them.
+TEST(GgufTokenizer, SplitsHaveSeveralNames) {
+  TestFolder folder;
+  const auto encode = [&](const char* pre) {
+    TestGguf gguf;
+    gguf.text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", pre)
+        .texts("tokenizer.ggml.tokens", {"a", "B", "aB", "1", "11", "1111", "'", "S", "'S", "BS", "B'S", "aaa", "<s>"})
+        .texts("tokenizer.ggml.merges", {"a B", "1 1", "11 11", "' S", "B S", "B 'S"})
+        .number("tokenizer.ggml.bos_token_id", 12);
+    return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode("aB1111B'Saaa", true);
+  };
+  std::set<std::vector<int32_t>> all;
+  for (const auto& [name, others] :
+       std::initializer_list<std::pair<const char*, std::vector<const char*>>>{{"gpt-2", {"phi-2", "exaone4", "mellum", "gigachat", "trillion", "a.x-4.0"}},
+                                                                               {"llama-bpe", {"falcon3", "pixtral", "midm-2.0"}},
+                                                                               {"qwen2", {"kormo", "megrez"}},
+                                                                               {"gpt-4o", {"llama4", "kanana2"}}}) {
+    for (const char* other : others) EXPECT_EQ(encode(other), encode(name)) << other;
+    EXPECT_TRUE(all.insert(encode(name)).second) << name << " splits as another";
+  }
+}
+
+// Converters write an id that is no token's where a model lacks the token.
+TEST(GgufTokenizer, IdsOfNoTokensAreNone) {
+  TestFolder folder;
+  TokenizerFiles files = read_gguf_tokenizer(folder.put("m.gguf", byte_level("llama-bpe", ~0u)
+                                                                      .number("tokenizer.ggml.unknown_token_id", 9)
+                                                                      .number("tokenizer.ggml.seperator_token_id", 9)
+                                                                      .number("tokenizer.ggml.padding_token_id", ~0u)
+                                                                      .bytes()));
+  EXPECT_TRUE(files.special_tokens.empty());
+  EXPECT_EQ(files.eos, "");
+  EXPECT_EQ(files.begin_token, "");
+  ASSERT_EQ(files.warnings.size(), 5u);
+  EXPECT_THAT(files.warnings[2], HasSubstr("'tokenizer.ggml.unknown_token_id' is 9, and there are 9 tokens; taken for one that is not there"));
+  EXPECT_THAT(files.warnings[4], HasSubstr("'tokenizer.ggml.padding_token_id' is 4294967295"));
+  // SentencePiece's own begin and end texts all the same.
+  const std::string path = folder.put("m.gguf", pieces(10, ~0u).bytes());
+  const auto tokenizer = Tokenizer::load(path);
+  EXPECT_THAT(tokenizer->encode("ab", true), ElementsAre(1, 9));
+  EXPECT_EQ(tokenizer->eos(), 2);
+  files = read_gguf_tokenizer(path);
+  ASSERT_EQ(files.warnings.size(), 2u);
+  EXPECT_THAT(files.warnings[0], HasSubstr("'tokenizer.ggml.bos_token_id' is 10, and there are 10 tokens; '<s>' is taken"));
+}
+
+TEST(GgufTokenizer, TokensWithoutTextOrTypeAreTokens) {
+  TestFolder folder;
+  TestGguf gguf;
+  gguf.text("tokenizer.ggml.model", "gpt2")
+      .text("tokenizer.ggml.pre", "gpt-2")
+      .texts("tokenizer.ggml.tokens", {"a", "", "b", "", "ab"})
+      .numbers<int32_t>("tokenizer.ggml.token_type", 5, {0, 1, 0, 5, 0})
+      .texts("tokenizer.ggml.merges", {"a b"});
+  const auto tokenizer = Tokenizer::load(folder.put("m.gguf", gguf.bytes()));
+  EXPECT_THAT(tokenizer->encode("aab", false), ElementsAre(0, 4));
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{4, 1, 3}, false), "ab[EMPTY_1][EMPTY_3]");
 }
 
 TEST(GgufTokenizer, PiecesMergeByScore) {
@@ -111,7 +173,7 @@ TEST(GgufTokenizer, WhatIsNotKnownIsRefusedByName) {
   EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {9})), HasSubstr("unknown type 9"));
   EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1, 2})), HasSubstr("scores"));
   EXPECT_THAT(
-      refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1}).number("tokenizer.ggml.bos_token_id", 5)),
+      refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1}).text("tokenizer.ggml.bos_token_id", "a")),
       HasSubstr("bos_token_id"));
 }
 

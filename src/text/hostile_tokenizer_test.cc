@@ -228,6 +228,17 @@ TEST_F(HostileTokenizer, WordsThatNobodyKnows) {
   expect_error("'x'", [&] { make(json)->encode("ax", false); });
 }
 
+// Some files name the empty text, which no text needs.
+TEST_F(HostileTokenizer, AnUnknownTokenThatIsNoneIsToldWhereItIsNeeded) {
+  Json json = letters();
+  for (const char* unknown : {"", "<unk>"}) {
+    json["model"]["unk_token"] = unknown;
+    EXPECT_EQ(make(json)->encode("ab", false), (std::vector<int32_t>{0, 1}));
+    expect_error("'é'", [&] { make(json)->encode("aéb", false); });
+    expect_error(std::string("unk_token '") + unknown + "'", [&] { make(json)->encode("é", false); });
+  }
+}
+
 TEST_F(HostileTokenizer, ChainsOfMergesAreLogarithmic) {
   // Each merge makes the next one possible: a + b, ab + c, ...
   Json json = letters();

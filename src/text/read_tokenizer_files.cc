@@ -114,6 +114,7 @@ class Reader {
   void rename_pieces();
   void make_steps_of_pieces();
   void take_class_steps();
+  void mend_split();
   void merge_special_tokens_map();
   void read_decoder();
   std::optional<Named> named_of(const Json& value, const std::string& name) const;
@@ -185,8 +186,8 @@ void Reader::refuse_other_settings() const {
   if (auto files = config_.find("fast_tokenizer_files"); files != config_.end() && files->is_array())
     for (const Json& file : *files)
       if (file != "tokenizer.json") fail_user("{}: the field 'fast_tokenizer_files' names {}, which is not supported", source, shown(file));
-  for (const char* name : {"fix_mistral_regex", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"})
-    if (json_flag(config_, name, false)) fail_user("{}: the field '{}' is not supported", source, name);
+  constexpr const char* kCleansUp = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
+  if (json_flag(config_, kCleansUp, false)) fail_user("{}: the field '{}' is not supported", source, kCleansUp);
 }
 
 void Reader::read_vocab_and_merges() {
@@ -349,6 +350,19 @@ void Reader::take_class_steps() {
                       out_.source, step, class_->name));
   }
   out_.json = std::move(made);
+}
+
+/// Files of Mistral's models that older versions wrote split texts in a wrong way; where tokenizer_config.json asks for it, transformers mends that in large vocabularies.
+void Reader::mend_split() {
+  constexpr size_t kLarge = 100'000;
+  const Json pre_tokenizer = out_.json.value("pre_tokenizer", Json());
+  if (!json_flag(config_, "fix_mistral_regex", false) || !pre_tokenizer.is_object() || !has("config.json")) return;
+  std::set<std::string> tokens;
+  for (const auto& [text, value] : json_field(json_field(out_.json, "model", out_.source), "vocab", out_.source).items())
+    tokens.insert(value.is_array() && !value.empty() && value[0].is_string() ? value[0].get<std::string>() : text);  // of a Unigram a text with its score
+  for (const AddedToken& token : out_.added) tokens.insert(token.content);
+  if (tokens.size() > kLarge && split_was_written_wrong(model_config_, path("config.json")))
+    out_.json["pre_tokenizer"] = with_tekken_split(pre_tokenizer, out_.source);
 }
 
 /// Older files. What they say counts only where there is no added_tokens_decoder.
@@ -608,6 +622,7 @@ TokenizerFiles Reader::read() {
   read_names();
   add_tokens();
   take_class_steps();
+  mend_split();
   set_template();
   if (const Named* eos = find_name("eos_token")) out_.eos = eos->token.content;
   for (const char* name : kStandardTokens)

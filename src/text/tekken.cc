@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <optional>
 #include <tuple>
 #include <unordered_map>
@@ -42,6 +43,21 @@ std::vector<std::string> special_tokens(const Json& json, int64_t count, const s
   }
   for (int64_t i = given; i < count; ++i) tokens.push_back(fmt::format("<SPECIAL_{}>", i));
   return tokens;
+}
+
+Json split_by(const Json& pattern) { return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}}; }
+Json plain_byte_level() { return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}; }
+
+/// Of a version of transformers; its trial versions (5.0.0.dev0, 5.0.0rc1) come before it. None: it is no version.
+std::optional<bool> is_before_5(std::string_view version) {
+  uint32_t major = 0;
+  const auto [end, error] = std::from_chars(version.data(), version.data() + version.size(), major);
+  if (error != std::errc()) return std::nullopt;
+  if (major != 5) return major < 5;
+  const std::string_view behind(end, static_cast<size_t>(version.data() + version.size() - end));
+  const std::string_view rest = behind.substr(std::min(behind.find_first_not_of(".-_0"), behind.size()));
+  constexpr std::string_view kTrials[]{"dev", "a", "b", "c", "rc", "pre"};
+  return std::any_of(std::begin(kTrials), std::end(kTrials), [&](std::string_view trial) { return rest.starts_with(trial); });
 }
 
 }  // namespace
@@ -88,11 +104,33 @@ Tekken read_tekken(const Json& json, const std::string& source) {
   }
   for (size_t id = 0; id < tekken.specials.size(); ++id) vocab[tekken.specials[id]] = id;  // an ordinary token of that text has lost its id
   tekken.tokenizer["model"] = {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", std::move(merges)}, {"ignore_merges", true}};
-  const Json split = {{"type", "Split"}, {"pattern", {{"Regex", json_text(config, "pattern", source)}}}, {"behavior", "Isolated"}, {"invert", false}};
-  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
-  tekken.tokenizer["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json::array({split, bytes})}};
+  tekken.tokenizer["pre_tokenizer"] = {{"type", "Sequence"},
+                                       {"pretokenizers", Json::array({split_by(json_text(config, "pattern", source)), plain_byte_level()})}};
   tekken.tokenizer["decoder"] = {{"type", "ByteLevel"}};
   return tekken;
+}
+
+bool split_was_written_wrong(const Json& model_config, const std::string& source) {
+  const Json version = model_config.value("transformers_version", Json()), type = model_config.value("model_type", Json());
+  if (!version.is_null() && version != "") {
+    const std::optional<bool> is_old = version.is_string() ? is_before_5(version.get<std::string>()) : std::nullopt;
+    if (!is_old) fail_user("{}: the field 'transformers_version' is {}, no version, and fix_mistral_regex goes by it", source, shown(version));
+    if (!*is_old) return false;
+  }
+  constexpr const char* kTypes[]{"mistral", "mistral3", "voxtral", "ministral", "pixtral"};
+  return type.is_null() || std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* known) { return type == known; });
+}
+
+Json with_tekken_split(Json pre_tokenizer, const std::string& source) {
+  const Json type = pre_tokenizer.value("type", Json()), split = split_by(kTekkenPattern);
+  if (type == "Sequence") {
+    Json& steps = pre_tokenizer["pretokenizers"];
+    if (!steps.is_array() || steps.empty()) fail_user("{}: the pre_tokenizer has no first step, which fix_mistral_regex puts another in the place of", source);
+    steps[0] = split;
+    return pre_tokenizer;
+  }
+  if (type == "Metaspace") pre_tokenizer = plain_byte_level();  // its marks for blanks would be lost
+  return {{"type", "Sequence"}, {"pretokenizers", Json::array({split, std::move(pre_tokenizer)})}};
 }
 
 }  // namespace flexgen

@@ -88,7 +88,6 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"fix_mistral_regex": true})", "fix_mistral_regex"},
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
                         {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
@@ -134,6 +133,83 @@ TEST(TokenizerFiles, NumbersThatPythonAloneReadsAreHarmlessWhereNothingIsRead) {
   EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("Hello NaN", true), ids);
   folder.put("tokenizer_config.json", R"({"bos_token": NaN})");
   expect_refused(folder, "bos_token");
+}
+
+/// A byte-level BPE of so many tokens, the last of them added ones, whose steps are `pre_tokenizer`.
+std::string large_tokenizer(const Json& pre_tokenizer, size_t size = 100'001, size_t added = 0) {
+  Json json{{"pre_tokenizer", pre_tokenizer}, {"added_tokens", Json::array()}};
+  Json& model = json["model"] = {{"type", "BPE"}, {"vocab", Json::object()}, {"merges", {"a B", "Ġ a", "1 1"}}};
+  size_t id = 0;
+  for (const char* text : {"a", "B", "1", "Ġ", "aB", "Ġa", "11", "▁"}) model["vocab"][text] = id++;
+  for (; id < size - added; ++id) model["vocab"]["x" + std::to_string(id)] = id;
+  for (; id < size; ++id) json["added_tokens"].push_back({{"id", id}, {"content", "<t" + std::to_string(id) + ">"}, {"special", true}});
+  return json.dump();
+}
+
+const Json kWords{{"type", "Split"}, {"pattern", {{"Regex", R"(\p{L}+|[^\p{L}]+)"}}}, {"behavior", "Isolated"}, {"invert", false}},
+    kBytes{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}},
+    kWordsOfBytes{{"type", "Sequence"}, {"pretokenizers", Json::array({kWords, kBytes})}};
+constexpr const char* kMends = R"({"tokenizer_class": "PreTrainedTokenizerFast", "fix_mistral_regex": true})";
+
+// What transformers 5.24 made of these folders.
+TEST(TokenizerFiles, SplitsOfMistralsModelsAreMendedWhereTransformersMendsThem) {
+  TestFolder folder;
+  folder.put("tokenizer.json", large_tokenizer(kWordsOfBytes));
+  folder.put("tokenizer_config.json", kMends);
+  folder.put("config.json", R"({"model_type": "mistral", "transformers_version": "4.57.3"})");
+  EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("aB11 a", true), (std::vector<int32_t>{0, 1, 2, 2, 5}));
+  const auto mended = [&] { return read_tokenizer_files(folder.path().string()).json["pre_tokenizer"] != kWordsOfBytes; };
+  for (const auto& [config, expected] :
+       std::initializer_list<std::pair<const char*, bool>>{{R"({"model_type": "mistral"})", true},
+                                                           {R"({"model_type": "mistral3", "transformers_version": null})", true},
+                                                           {R"({"transformers_version": "4.42.0.dev0"})", true},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5.0.0.dev0"})", true},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5.0.0rc1"})", true},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5"})", false},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5.0.0"})", false},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5.1.0.dev0"})", false},
+                                                           {R"({"model_type": "mistral", "transformers_version": "5.10.0"})", false},
+                                                           {R"({"model_type": "llama"})", false},
+                                                           {R"({"model_type": "ministral3"})", false}}) {
+    folder.put("config.json", config);
+    EXPECT_EQ(mended(), expected) << config;
+  }
+  folder.put("config.json", R"({"model_type": "mistral", "transformers_version": "new"})");
+  expect_refused(folder, "transformers_version");
+  folder.put("config.json", R"({"model_type": "mistral"})");
+  folder.put("tokenizer.json", large_tokenizer(kWordsOfBytes, 100'000, 1));
+  EXPECT_FALSE(mended());
+  folder.put("tokenizer.json", large_tokenizer(kWordsOfBytes, 100'001, 1));
+  EXPECT_TRUE(mended());
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast", "fix_mistral_regex": false})");
+  EXPECT_FALSE(mended());
+  folder.put("tokenizer_config.json", kMends);
+  std::filesystem::remove(std::filesystem::path(folder.path()) / "config.json");
+  EXPECT_FALSE(mended());
+}
+
+TEST(TokenizerFiles, AMendedSplitComesFirst) {
+  TestFolder folder;
+  folder.put("tokenizer_config.json", kMends);
+  folder.put("config.json", R"({"model_type": "mistral"})");
+  const Json metaspace{{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", false}},
+      gpt2{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
+  const auto sequence = [](const Json& steps) { return Json{{"type", "Sequence"}, {"pretokenizers", steps}}; };
+  for (const auto& [steps, ids] : std::initializer_list<std::pair<Json, std::vector<int32_t>>>{{gpt2, {0, 1, 2, 2, 5}},
+                                                                                               {metaspace, {0, 1, 2, 2, 5}},  // bytes in its stead
+                                                                                               {nullptr, {4, 6, 0}},
+                                                                                               {kWords, {0, 1, 2, 2, 0}},
+                                                                                               {sequence(Json::array({metaspace})), {0, 1, 2, 2, 0}}}) {
+    folder.put("tokenizer.json", large_tokenizer(steps));
+    EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("aB11 a", true), ids) << steps;
+  }
+  folder.put("tokenizer.json", large_tokenizer(sequence(Json::array())));
+  expect_refused(folder, "no first step");
+  // A class brings other steps, and they are mended as well.
+  folder.put("config.json", R"({"hidden_size": 3})");
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer", "fix_mistral_regex": true})");
+  folder.put("tokenizer.json", large_tokenizer(kWordsOfBytes));
+  EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("aB11 a", true), (std::vector<int32_t>{0, 1, 2, 2, 5}));
 }
 
 TEST(TokenizerFiles, PhiThreesClassIsLlamas) {
