@@ -110,6 +110,40 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
               ElementsAre(QuantizationScheme{8, true, false, 128, 64}, QuantizationScheme{4, false, true, 1, 32}, QuantizationScheme{8, false, false, 1, 0}));
 }
 
+/// Rules for some layers that leave them as all are.
+TEST(Config, RulesOfGptqThatChangeNothing) {
+  for (const char* rules : {R"({"+:.*": {}})", R"({".*down": {"bits": 4}})",
+                            R"({"+:.*down": {"bits": 4, "group_size": 128, "desc_act": true, "sym": false}, "-:.*gate": {"bits": 8}})", "{}"})
+    EXPECT_THAT(quantization(std::string(R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": )") + rules + "}").schemes,
+                ElementsAre(QuantizationScheme{4, false, true, 1, 128}))
+        << rules;
+  EXPECT_THAT(quantization(R"({"quant_method": "gptq", "bits": 4, "group_size": -1, "dynamic": {"+:.*": {"group_size": -1}}})").schemes,
+              ElementsAre(QuantizationScheme{4, false, true, 1, 0}));
+  for (const char* rule : {R"({"group_size": 64})", R"({"bits": "4"})", R"({"adapter": {"rank": 8}})", "3", "null"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { quantization(std::string(R"({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*": )") + rule + "}}"); }),
+                HasSubstr("of their own"))
+        << rule;
+}
+
+/// As older files of compressed-tensors have it: an object within the object.
+TEST(Config, QuantizedAsItIsSaidWithin) {
+  const auto nested = [](const std::string& more) {
+    return quantization(
+        R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "frozen", "config_groups": {
+        "group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}}})" +
+        more + "}");
+  };
+  for (const char* more : {"", R"(, "quant_method": "compressed-tensors", "sparsity_config": {"format": "dense", "global_sparsity": 0.1, "ignore": []})",
+                           R"(, "sparsity_config": null)"}) {
+    const Quantization q = nested(more);
+    EXPECT_EQ(q.method, Quantization::Method::kCompressedTensors) << more;
+    EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{4, false, false, 1, 128})) << more;
+  }
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { nested(R"(, "sparsity_config": {"format": "sparse-24-bitmask"})"); }), HasSubstr("sparsity_config"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { nested(R"(, "format": "int-quantized")"); }), HasSubstr("'format' contradicts"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { nested(R"(, "odd": 1)"); }), HasSubstr("--ignore-config-field quantization_config.odd"));
+}
+
 TEST(Config, QuantizedInOtherWords) {
   using Method = Quantization::Method;
   EXPECT_THAT(quantization(R"({"quant_method": "fp8", "fmt": "float8_e4m3fn", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
@@ -262,6 +296,10 @@ TEST(Config, CodeThatCameBeforeTransformersOwnMayBeNamed) {
 
 TEST(Config, CodeThatComputesTheSameMayBeLeftOut) {
   json config = config_of("llama");
+  for (const char* none : {"{}", R"({"AutoConfig": null})", "[]"}) {
+    config["auto_map"] = json::parse(none);
+    EXPECT_EQ(parse(config).hidden_size, 64) << none;
+  }
   config["auto_map"] = {{"AutoModelForCausalLM", "modeling_llama_yarn.LlamaForCausalLM"}};
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("--ignore-config-field auto_map"));
   EXPECT_EQ(parse_config(config.dump(), "", "c", {"auto_map"}).hidden_size, 64);
@@ -625,7 +663,8 @@ TEST(Config, FieldsThatChangeNothingAreKnown) {
        {R"({"is_llama_config": true, "rope_interleaved": false})", R"({"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}})",
         R"({"neftune_noise_alpha": 5.0})", R"({"max_sequence_length": 2048, "model_max_length": 4096, "_flash_attn_2_enabled": true})",
         R"({"use_sliding_window": false, "max_window_layers": 28})", R"({"embedding_multiplier": 1, "logits_scaling": 1.0})",
-        R"({"num_experts": 0, "router_aux_loss_coef": 0.001})"})
+        R"({"num_experts": 0, "router_aux_loss_coef": 0.001})",
+        R"({"custom_pipelines": {"text-generation": {"impl": "instruct_pipeline.InstructionTextGenerationPipeline", "pt": "AutoModelForCausalLM"}}})"})
     EXPECT_EQ(parse_patched("llama", field).ropes[0].inverse_frequencies, plain.ropes[0].inverse_frequencies) << field;
   auto text = config_of("llama").dump();
   text.insert(1, R"("neftune_noise_alpha": NaN, "label_smoothing": -Infinity,)");
@@ -656,7 +695,8 @@ TEST(Config, FieldsOfPublishedFilesAreKnown) {
       {"stablelm", R"({"num_heads": 8, "rope_pct": 0.25, "rotary_scaling_factor": 1.0, "norm_eps": 1e-05, "rms_norm_eps": null})"},
       {"nemotron", R"({"hidden_act": "relu2", "kv_channels": 8, "rms_norm_eps": null, "pretraining_tp": 1})"},
       {"granitemoeshared", R"({"position_embedding_type": "rope", "num_local_experts": 4})"},
-      {"cohere", R"({"pretraining_tp": 1, "rms_norm_eps": null})"},
+      {"cohere", R"({"pretraining_tp": 1, "rms_norm_eps": null, "use_parallel_embedding": false})"},
+      {"cohere2", R"({"use_parallel_embedding": false, "rms_norm_eps": null})"},
       {"llama", R"({"pretraining_tp": 2, "torch_dtype": "torch.bfloat16", "rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": true}})"},
       {"llama", R"({"rope_scaling": {"type": "default", "factor": 1.0}})"}};
   for (const auto& [type, text] : kFiles) EXPECT_EQ(parse_patched(type, text).hidden_size, 64) << type << " " << text;
@@ -672,6 +712,25 @@ TEST(Config, DefaultsAreThoseOfTransformers) {
   const ModelConfig ministral = parse_patched("ministral3", R"({"rope_theta": null, "head_dim": 8, "max_position_embeddings": 262144})");
   EXPECT_EQ(ministral.max_positions, 16384);  // beyond these queries grow
   EXPECT_FLOAT_EQ(ministral.ropes[0].inverse_frequencies[3], std::pow(1e6f, -0.75f) / 16);
+}
+
+/// Devstral 2: queries that do not grow need no limit, and a scale of 0 is none, as in transformers.
+TEST(Config, ZerosOfYarnSayNothing) {
+  const auto devstral = [](const char* mscales, const char* beta) {
+    return parse_patched(
+        "ministral3",
+        std::string(R"({"rope_theta": null, "head_dim": 8, "max_position_embeddings": 262144, "rope_parameters": {"beta_fast": 4.0, "beta_slow": 1.0,
+      "factor": 64.0, "original_max_position_embeddings": 4096, "rope_theta": 1000000.0, "rope_type": "yarn", "type": "yarn", )") +
+            mscales + R"(, "llama_4_scaling_beta": )" + beta + "}}");
+  };
+  for (const char* mscales : {R"("mscale": 1.0, "mscale_all_dim": 0.0)", R"("mscale": 0, "mscale_all_dim": 1.0)", R"("mscale": 0, "mscale_all_dim": 0)"})
+    EXPECT_NEAR(devstral(mscales, "0").ropes[0].scale, 1 + 0.1 * std::log(64.0), 1e-6) << mscales;
+  const char* const both = R"("mscale": 1.0, "mscale_all_dim": 1.0)";
+  EXPECT_FLOAT_EQ(devstral(both, "0").ropes[0].scale, 1);
+  EXPECT_EQ(devstral(both, "0").max_positions, 262144);
+  EXPECT_EQ(devstral(both, "0.1").max_positions, 4096);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { devstral(both, "-1"); }), HasSubstr("llama_4_scaling_beta"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { devstral(R"("mscale": -1)", "0"); }), HasSubstr("mscale"));
 }
 
 TEST(Config, ASizeMayBeSaidByBothOfItsNames) {

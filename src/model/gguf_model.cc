@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/checked_json.h"
 #include "io/gguf.h"
 #include "model/gguf_families.h"
@@ -25,10 +26,14 @@ using Json = nlohmann::json;
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
 /// What an answer ends with: the tokens that the file names, and those that end a turn by what they are called, as in llama.cpp.
-Json end_tokens(const Json& metadata, const std::string& source) {
+Json end_tokens(const Json& metadata, int64_t vocab_size, const std::string& source) {
   std::set<int64_t> ids;
-  for (const char* name : {"eos_token_id", "eot_token_id", "eom_token_id"})
-    if (const int64_t id = gguf_id_or(metadata, std::string("tokenizer.ggml.") + name, -1, source); id >= 0) ids.insert(id);
+  for (const char* name : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
+    const int64_t id = gguf_token_or_none(metadata, name, vocab_size, source);
+    if (id >= 0) ids.insert(id);
+    else if (const Json* field = gguf_field(metadata, std::string("tokenizer.ggml.") + name))
+      spdlog::warn("{}: the field 'tokenizer.ggml.{}' is {}, and the vocabulary has {} tokens: no answer ends by it", source, name, field->dump(), vocab_size);
+  }
   std::map<std::string, int64_t> known;
   if (const Json* tokens = gguf_field(metadata, "tokenizer.ggml.tokens"); tokens && tokens->is_array())
     for (size_t id = 0; id < tokens->size(); ++id)
@@ -141,8 +146,9 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   if (family.has_windows) fields.copy("attention.sliding_window", config, "sliding_window");
   if (config.contains("sliding_window") && config["sliding_window"] == 0) config["sliding_window"] = nullptr;  // none, as Phi-4 says it
   read_own_gguf_fields(fields, family.model_type, checkpoint, config);
-  if (const int64_t bos = gguf_id_or(metadata, "tokenizer.ggml.bos_token_id", -1, fields.source()); bos >= 0) config["bos_token_id"] = bos;
-  config["eos_token_id"] = end_tokens(metadata, fields.source());
+  const int64_t vocab_size = embedding->shape[0];
+  if (const int64_t bos = gguf_token_or_none(metadata, "bos_token_id", vocab_size, fields.source()); bos >= 0) config["bos_token_id"] = bos;
+  config["eos_token_id"] = end_tokens(metadata, vocab_size, fields.source());
   return config;
 }
 

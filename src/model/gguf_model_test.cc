@@ -94,6 +94,14 @@ TEST(GgufModel, TheEndOfAMessageEndsNoAnswer) {
   EXPECT_THAT(end_tokens({"<|end|>", "a", "b", "<turn|>", "</s>"}), ElementsAre(0, 3, 4));
 }
 
+TEST(GgufModel, AnIdOfNoTokenEndsNoAnswer) {
+  TestFolder folder;
+  TestGguf gguf = fields("llama");
+  gguf.number("tokenizer.ggml.eot_token_id", ~0u).number("tokenizer.ggml.eom_token_id", kTokens);
+  add_tensors(gguf);
+  EXPECT_THAT(load_gguf_model(folder.put("m.gguf", gguf.bytes())).config.eos, ElementsAre(2, 4));
+}
+
 TEST(GgufModel, AnglesAreScaledLinearlyWhereNoTypeIsGiven) {  // files from before there were types, as llama.cpp reads them
   TestFolder folder;
   const auto frequency = [&](const auto& add) {

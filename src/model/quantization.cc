@@ -198,6 +198,22 @@ QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   return scheme;
 }
 
+/// Whether a rule for some layers leaves bits and groups as they are for all.
+bool says_the_same(const Json& rule, const QuantizationScheme& scheme) {
+  const Json bits = rule.value("bits", Json(scheme.bits)), group = rule.value("group_size", Json(scheme.scale_columns));
+  return bits.is_number_integer() && group.is_number_integer() && bits == scheme.bits && std::max<int64_t>(group.get<int64_t>(), 0) == scheme.scale_columns;
+}
+
+/// GPTQModel's rules for layers by their names: those with "-:" stay as they are, which the files show; the others may repeat what holds for all, and say how they were made.
+bool changes_no_layer(const Json& dynamic, const QuantizationScheme& scheme) {
+  constexpr const char* kKnown[]{"bits",          "group_size",      "sym", "desc_act",     "act_group_aware",
+                                 "static_groups", "true_sequential", "mse", "damp_percent", "damp_auto_increment"};
+  const auto is_known = [&](const std::string& name, const Json&) { return std::find(std::begin(kKnown), std::end(kKnown), name) != std::end(kKnown); };
+  return all_members(dynamic, [&](const std::string& layer, const Json& rule) {
+    return layer.starts_with("-:") || (all_members(rule, is_known) && says_the_same(rule, scheme));
+  });
+}
+
 void read_gptq(ConfigFields& fields, Quantization& quantization) {
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   if (scheme.bits != 4 && scheme.bits != 8) fields.refuse("bits", fmt::format("is {}; of GPTQ's flexgen reads 4 and 8", scheme.bits));
@@ -206,10 +222,8 @@ void read_gptq(ConfigFields& fields, Quantization& quantization) {
   const std::string format = lower(fields.text_or(field, "gptq"));
   if (format != "gptq" && format != "gptq_v2") fields.refuse(field, fmt::format("is '{}'; of GPTQ's flexgen reads gptq and gptq_v2", printable(format)));
   quantization.zeros_less_one = format == "gptq";
-  if (const Json* dynamic = fields.find("dynamic")) {
-    const bool only_left_out = all_members(*dynamic, [](const std::string& layer, const Json&) { return layer.starts_with("-:"); });
-    if (!only_left_out) fields.refuse("dynamic", "gives some layers bits or groups of their own, which flexgen does not read");
-  }
+  if (const Json* dynamic = fields.find("dynamic"); dynamic && !changes_no_layer(*dynamic, scheme))
+    fields.refuse("dynamic", "gives some layers bits, groups or other settings of their own, which flexgen does not read");
   quantization.schemes.push_back(scheme);
 }
 
@@ -234,9 +248,8 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   if (const Json* extra = fields.find("extra_config")) {
     const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {
       if (!own.is_object()) return false;
-      const Json bits = own.value("bits", Json(scheme.bits)), group = own.value("group_size", Json(scheme.scale_columns));
-      if (!bits.is_number_integer() || !group.is_number_integer()) return false;
-      return bits.get<int64_t>() >= 16 || (bits.get<int64_t>() == scheme.bits && std::max<int64_t>(group.get<int64_t>(), 0) == scheme.scale_columns);
+      const Json bits = own.value("bits", Json());
+      return (bits.is_number_integer() && bits.get<int64_t>() >= 16) || says_the_same(own, scheme);
     });
     if (!as_others) fields.refuse("extra_config", "gives some layers bits or groups of their own, which flexgen does not read");
   }
@@ -251,6 +264,21 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   quantization.method = is_awq ? Method::kAwq : Method::kGptq;
   quantization.zeros_less_one = is_first;
   quantization.schemes.push_back(scheme);
+}
+
+/// The fields of compressed-tensors, which older files have in an object of its own within the field, with the sparsity's beside it.
+Json unwrapped(ConfigFields& fields, const char* field, const Json& given) {
+  const auto inner = given.find("quantization_config");
+  if (given.contains("config_groups") || inner == given.end() || !inner->is_object()) return given;
+  if (given.value("quant_method", Json("compressed-tensors")) != "compressed-tensors") return given;
+  Json whole = *inner;
+  for (const auto& [name, value] : given.items()) {
+    if (name == "quantization_config" || value.is_null()) continue;
+    if (whole.contains(name) && !whole[name].is_null() && whole[name] != value)
+      fields.refuse(field, fmt::format("has an object quantization_config within it, whose '{}' contradicts its own; remove one of them", printable(name)));
+    whole[name] = value;
+  }
+  return whole;
 }
 
 struct KnownMethod {
@@ -279,9 +307,10 @@ Quantization read_quantization(ConfigFields& fields) {
   if (is_new && fields.find("compression_config"))
     fields.refuse("compression_config", "is there beside quantization_config; keep the one that the files are made by");
   if (!given->is_object()) fields.refuse(field, "must be an object");
-  ConfigFields inner = fields.inner(*given, field);
+  const Json whole = unwrapped(fields, field, *given);
+  ConfigFields inner = fields.inner(whole, field);
   // Files from before bitsandbytes was one of several methods do not name it.
-  const bool is_bitsandbytes = given->value("load_in_4bit", Json()) == true || given->value("load_in_8bit", Json()) == true;
+  const bool is_bitsandbytes = whole.value("load_in_4bit", Json()) == true || whole.value("load_in_8bit", Json()) == true;
   const std::string method = lower(inner.text_or("quant_method", is_bitsandbytes ? "bitsandbytes" : is_new ? "" : "compressed-tensors"));
   const auto* known = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const KnownMethod& one) { return one.name == method; });
   if (known == std::end(kMethods)) {

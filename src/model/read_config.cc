@@ -29,7 +29,7 @@ void name_harmless_fields(ConfigFields& fields) {
                    "flash_attention", "use_sdpa", "use_fused_rope", "use_fused_rms_norm", "use_fused_mlp", "use_cache_quantization", "use_cache_kernel",
                    "softmax_in_fp32", "attention_softmax_in_fp32", "experts_implementation", "_experts_implementation"});
   fields.harmless({"transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version", "is_llama_config", "_from_model_config",
-                   "use_cache", "problem_type", "finetuning_task", "task_specific_params", "id2label", "label2id", "num_labels", "name", "model_name",
+                   "use_cache", "problem_type", "finetuning_task", "task_specific_params", "custom_pipelines", "id2label", "label2id", "num_labels", "name", "model_name",
                    "version", "license", "language", "tags", "base_model", "max_window_layers"});
   // The tokenizer's, which has files of its own.
   fields.harmless({"tokenizer_class", "tokenizer_name", "tokenizer_file", "tokenizer_model_max_length", "tokenizer_padding_side", "tokenizer_vocab_size",
@@ -71,10 +71,17 @@ void name_neutral_fields(ConfigFields& fields) {
     fields.neutral(name, {0});
 }
 
+/// Whether an auto_map names code for anything.
+bool names_code(const Json& map) {
+  if (!map.is_object()) return !map.empty();
+  return std::any_of(map.begin(), map.end(), [](const Json& code) { return !code.is_null(); });
+}
+
 /// Fields that mean another computation than the family's own.
 void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
-  if (architecture.brings_own_code()) fields.find("auto_map");
-  else if (!fields.is_ignored("auto_map") && fields.find("auto_map"))
+  const bool knows_code = architecture.brings_own_code();
+  const Json* code = knows_code || !fields.is_ignored("auto_map") ? fields.find("auto_map") : nullptr;
+  if (code && !knows_code && names_code(*code))
     fields.refuse(
         "auto_map",
         "is there: the model brings code of its own, which flexgen does not run; if that computes what transformers' class of this model_type does, give "

@@ -32,6 +32,12 @@ void scale_as_llama3(ConfigFields& rope, int64_t original, std::vector<double>& 
   }
 }
 
+/// 0 where the file says nothing, or 0, which says no more in transformers either.
+double read_mscale(ConfigFields& rope, const char* name) {
+  const nlohmann::json* value = rope.find(name);
+  return value == nullptr || *value == 0 ? 0 : rope.positive(name, kLargest);
+}
+
 /// YaRN: pairs that turn more than beta_fast times within the old context stay, those that turn less than beta_slow times are slowed down, those in between
 /// blended. Returns the scale of cosine and sine.
 double scale_as_yarn(ConfigFields& rope, int64_t original, int64_t* max_positions, double theta, std::vector<double>& frequencies) {
@@ -39,8 +45,7 @@ double scale_as_yarn(ConfigFields& rope, int64_t original, int64_t* max_position
   // Some files keep the old context in max_position_embeddings.
   *max_positions = std::max<int64_t>(*max_positions, std::llround(std::min(1e9, factor * static_cast<double>(original))));
   const double fast = rope.positive_or("beta_fast", 32, kLargest), slow = rope.positive_or("beta_slow", 1, kLargest);
-  const double all_dim = rope.find("mscale_all_dim") ? rope.positive("mscale_all_dim", kLargest) : 0,
-               own = rope.find("mscale") ? rope.positive("mscale", kLargest) : 0;
+  const double all_dim = read_mscale(rope, "mscale_all_dim"), own = read_mscale(rope, "mscale");
   auto mscale = [&](double of) { return factor <= 1 ? 1.0 : 0.1 * of * std::log(factor) + 1.0; };
   const double fallback = own != 0 && all_dim != 0 ? mscale(own) / mscale(all_dim) : mscale(1);
   const auto dim = static_cast<double>(2 * frequencies.size());
@@ -172,10 +177,12 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   } else if (kind != "default") {
     fields.refuse(name, fmt::format("has the type '{}'; flexgen supports default, linear, dynamic, yarn, longrope and llama3", kind));
   }
-  if (names.grows_queries && rope.find("llama_4_scaling_beta")) {
-    rope.positive("llama_4_scaling_beta", kLargest);
+  if (const nlohmann::json* growth = names.grows_queries ? rope.find("llama_4_scaling_beta") : nullptr) {
     rope.find("max_position_embeddings");  // said twice
-    stop_at(original);
+    if (*growth != 0) {                    // queries grow beyond the old context; by 0 they stay (Devstral 2)
+      rope.positive("llama_4_scaling_beta", kLargest);
+      stop_at(original);
+    }
   }
   rope.finish();
   result.inverse_frequencies.assign(frequencies.begin(), frequencies.end());

@@ -29,12 +29,12 @@ class Cohere : public Decoder {
     m.logit_scale = static_cast<float>(fields.positive_or("logit_scale", 0.0625, 1e9));
     m.rope_interleaved = true;
     fields.only("use_qk_norm", false);
+    fields.harmless({"use_parallel_embedding"});  // how Cohere's own program lays the table over devices
     m.ropes = {read_rope(fields, m, {.theta = is_first ? 5e5 : 1e4})};
     if (is_first) return set_all_blocks(m);
     fields.only("position_embedding_type", "rope_gptj");
     fields.only("use_gated_activation", true);
     fields.only("use_parallel_block", true);
-    fields.only("use_parallel_embedding", true);
     fields.only("use_embedding_sharing", m.tied_embeddings);
     fields.only("rotary_pct", 1.0);
     fields.only("order_of_interleaved_layers", "local_attn_first");
