@@ -7,14 +7,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/amx_shape.h"
 #include "backend/cpu/product_tile.h"
 #include "base/units.h"
 
 namespace flexgen::amx_product {
 
-inline constexpr int64_t kTileRows = 32;    ///< rows of W that go through together: two registers
-inline constexpr int64_t kBlockRows = 16;   ///< rows of x in a register
-inline constexpr int64_t kStep = 32;        ///< columns in a register
 inline constexpr int64_t kColumnGrain = 2;  ///< a row has a multiple of so many columns
 
 /// Whether this machine has the instructions and the system lets this process use them. The first call asks for it.

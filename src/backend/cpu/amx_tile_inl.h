@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/amx_inl.h"
-#include "backend/cpu/amx_product.h"
+#include "backend/cpu/amx_shape.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::amx_product {
