@@ -51,7 +51,7 @@ void WatchedSteps::look(int64_t step) {
   for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) scale_.seconds[lane] *= drift->factors.seconds[lane];
   hardware_ = drift->hardware;
   // Sequences under way end by themselves.
-  const Workload rest = rest_of(policy_.prefix_pages > 0 ? workload_ : workload_.without_sharing(), source_.remaining(), batcher_.answer_share());
+  const Workload rest = rest_of(workload_, source_.remaining(), batcher_.answer_share());
   if (rest.num_sequences == 0) return;
   const StepLimits limits = limits_for(model_, hardware_, precision_, policy_, rest, limits_);
   if (limits.max_rows == limits_.max_rows && limits.max_slots == limits_.max_slots) {

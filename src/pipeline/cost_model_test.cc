@@ -488,41 +488,5 @@ TEST(CostModel, WalksSharersInPart) {
   EXPECT_NEAR(bytes_a_token(400) / bytes_a_token(1e6), 1, 0.1);
 }
 
-/// Of very long answers one step in so many is walked: the same steps and rows, and nearly the same time.
-TEST(CostModel, LeavesOutStepsThatAreLikeTheirNeighbours) {
-  std::mt19937_64 random(12);
-  const auto opt = shape("opt-1.3b"), windows = shape("gemma-3-4b");
-  const int64_t page = CacheLayout::page_tokens(*opt, DType::kBF16);
-  for (int i = 0; i < 12; ++i) {
-    const Model& model = i % 3 == 2 ? *windows : *opt;
-    std::vector<Request> requests = requests_of(14, {20, 400}, {300, 1200});
-    if (i % 3 == 1)
-      for (size_t r = 0; r < requests.size(); ++r)
-        requests[r].prompt.insert(requests[r].prompt.begin(), static_cast<size_t>(6 * page), static_cast<int32_t>(r / 5));
-    const Workload workload = i % 3 == 1 ? share_prefixes(requests, page) : job_of(requests);
-    const auto size = static_cast<int64_t>(2 + random() % 3), count = static_cast<int64_t>(3 + random() % 2);  // three blocks are all
-    // Few rows: prompts are computed beside many steps of answers.
-    Policy policy = policy_of_sizes(model, workload, DType::kBF16, size, count, 2, size + 1 + static_cast<int64_t>(random() % 40));
-    policy.weights = {0, 0.5, 0.5};
-    policy.kv_cache = {0, 0.25 * static_cast<double>(random() % 5), 0};
-    policy.kv_cache.disk = 1 - policy.kv_cache.cpu;
-    const SlotWalk all = walk_slots(model, policy, DType::kBF16, workload, 1e9), some = walk_slots(model, policy, DType::kBF16, workload, 50);
-    const auto steps_of = [](const SlotWalk& walk) {
-      double steps = 0;
-      for (const StepLoad& step : walk.steps) steps += step.count;
-      return steps;
-    };
-    const std::string text = fmt::format("{}: {} x {} rows {}, cache {}", i, size, count, policy.max_rows, policy.kv_cache.to_string());
-    EXPECT_EQ(steps_of(some), steps_of(all)) << text;
-    EXPECT_NEAR(some.rows, all.rows, 1e-6 * all.rows) << text;
-    const Precision precision = Precision::of(model, DType::kF32, DType::kBF16);
-    const Prediction exact = predict(model, small_machine(), precision, policy, workload, all),
-                     near = predict(model, small_machine(), precision, policy, workload, some);
-    EXPECT_NEAR(near.time_s / exact.time_s, 1, 0.01) << text;
-    EXPECT_NEAR(near.disk_read_bytes / exact.disk_read_bytes, 1, 0.01) << text;
-    EXPECT_NEAR(near.disk_write_bytes, exact.disk_write_bytes, 0.03 * exact.disk_write_bytes) << text;
-  }
-}
-
 }  // namespace
 }  // namespace flexgen::cost_model_test

@@ -131,37 +131,31 @@ namespace {
 class RuleSearch {
  public:
   RuleSearch(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype)
-      : model_(model), workload_(workload), shares_(workload.total_prefix_tokens > 0), budgets_(budgets), request_(request), kv_dtype_(kv_dtype),
-        attention_tiers_(attention_tiers_of(budgets, request)), layouts_(model) {}
+      : model_(model), workload_(workload), budgets_(budgets), request_(request), kv_dtype_(kv_dtype), attention_tiers_(attention_tiers_of(budgets, request)),
+        layouts_(model) {}
 
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
-    try_until_found();
-    if (!best_ && shares_ && !request_.block) {  // no prefix has room beside a sequence
-      workload_ = workload_.without_sharing();
-      shares_ = false;
-      try_until_found();
-    }
-    // Last resort, and the truth about the smallest budget.
-    if (!best_) try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.fewest_buffers(), 16);
-    if (best_) return *best_;
-    refuse();
-  }
-
- private:
-  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-
-  /// Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
-  void try_until_found() {
+    // Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
     const std::vector<int> counts = request_.buffer_counts_in_need();
     const std::span<const int> all(counts), usual = all.first(request_.buffer_counts().size());
     for (std::span<const int> some : {usual, all.subspan(usual.size())})
       for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
         for (int buffers : some) {
           try_blocks(buffers, most_rows);
-          if (best_) return;
+          if (best_) return *best_;
         }
+    // Last resort, and the truth about the smallest budget.
+    for (bool with_prefixes : {true, false}) {
+      shares_ = with_prefixes;
+      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.fewest_buffers(), 16);
+      if (best_) return *best_;
+    }
+    refuse();
   }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
   void try_blocks(int buffers, int64_t most_rows) {
     std::vector<int64_t> counts{request_.num_stages, 2 * request_.num_stages, 4 * request_.num_stages};
@@ -191,12 +185,23 @@ class RuleSearch {
   /// Both orders of filling memory: cache first, or weights first.
   void try_placements(Policy policy) {
     const bool on_gpu = budgets_.gpu_bytes > 0;
-    const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0}, on_disk{0, 0, 1};
+    const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0};
+    if (!shares_) policy.prefix_pages = 0;
     if (request_.block) policy.set_block(*request_.block);
     policy.hottest_first = knows_hottest(model_);
     policy.max_choosing_rows = request_.max_choosing_rows.value_or(choosing_rows_by_rule(model_));
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
     policy.activations = request_.activations.value_or(on_gpu ? in_gpu : in_ram);
+    if (place(policy) || request_.max_choosing_rows || policy.max_choosing_rows == 0) return;
+    // What is not chosen leaves its checksums in memory: all experts are loaded where there is no room for these.
+    policy.max_choosing_rows = 0;
+    place(policy);
+  }
+
+  /// Whether the policy has room in some place.
+  bool place(Policy policy) {
+    const Fractions in_ram{0, 1, 0}, on_disk{0, 0, 1};
+    bool has_room = false;
     for (Tier attention_tier : attention_tiers_)
       for (bool cache_first : {true, false}) {
         policy.attention_tier = attention_tier;
@@ -205,8 +210,11 @@ class RuleSearch {
         if (cache_first) fill(request_.kv_cache, &Policy::kv_cache, attention_tier, policy);
         fill(request_.weights, &Policy::weights, policy.compute_tier, policy);
         if (!cache_first) fill(request_.kv_cache, &Policy::kv_cache, attention_tier, policy);
-        if (fits(policy)) consider(policy);
+        if (!fits(policy)) continue;
+        has_room = true;
+        consider(policy);
       }
+    return has_room;
   }
 
   /// One tier after the other takes as much of a kind as fits.
@@ -258,8 +266,7 @@ class RuleSearch {
   }
 
   const Model& model_;
-  Workload workload_;
-  bool shares_;  ///< it has prefixes, and they are shared
+  const Workload& workload_;
   const Budgets& budgets_;
   const PolicyRequest& request_;
   DType kv_dtype_;
@@ -267,6 +274,7 @@ class RuleSearch {
   WeightLayouts layouts_;
   std::optional<Policy> best_;
   double best_time_s_ = 0;
+  bool shares_ = true;                                                           ///< prefixes, where the job has some: that saves time, not the last bytes
   int64_t smallest_cpu_ = kNone, smallest_disk_ = kNone, smallest_gpu_ = kNone;  ///< bytes of a tier that would do, where the others have enough
 };
 

@@ -43,8 +43,7 @@ Fractions rounded(const Fractions& shares) {
 class Search {
  public:
   explicit Search(const PlanInput& input)
-      : in_(input), whole_prompts_(input.workload.without_sharing()), precision_(Precision::of(input.model, input.compute, input.kv)),
-        start_s_(processor_time_s()), layouts_(input.model) {}
+      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()), layouts_(input.model) {}
 
   Plan run() {
     if (on_gpu() && !in_.hardware.gpu)
@@ -102,19 +101,7 @@ class Search {
       }
   }
   /// Where no block fits: without overlap, and with fewer rows than the prompts come in with, which takes more steps, but still with many sequences in each.
-  /// So are blocks that share nothing, where prefixes have no room beside a sequence: to compute them over and over may still take fewer steps than to go through them a few rows at a time.
   void try_with_less() {
-    const std::vector<int> usual = buffers_;
-    for (bool shares : {true, false}) {
-      if (!shares && in_.workload.total_prefix_tokens == 0) return;
-      shares_ = shares;
-      most_rows_ = kMaxSearchedRows;
-      buffers_ = usual;
-      if (!shares) try_blocks();
-      if (!best_ || shares) try_with_fewer_buffers_and_rows();
-    }
-  }
-  void try_with_fewer_buffers_and_rows() {
     const std::vector<int> in_need = in_.request.buffer_counts_in_need();
     if (std::exchange(buffers_, in_need) != in_need) try_blocks();
     if (in_.request.max_rows) return;
@@ -123,10 +110,6 @@ class Search {
       try_blocks();
     }
   }
-  /// The job as a policy does it.
-  const Workload& workload_of(const Policy& policy) const { return policy.prefix_pages > 0 ? in_.workload : whole_prompts_; }
-  /// And as those do that are tried now.
-  const Workload& workload() const { return shares_ ? in_.workload : whole_prompts_; }
   std::vector<int64_t> blocks() const {
     const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxSearchedBlock);
     std::vector<int64_t> sizes{largest};
@@ -139,8 +122,8 @@ class Search {
   }
   std::vector<int64_t> row_counts(int64_t micro_batch_size, int64_t num_micro_batches) const {
     if (in_.request.max_rows) return {*in_.request.max_rows};
-    const double even = even_rows(workload(), micro_batch_size * num_micro_batches) / static_cast<double>(num_micro_batches);
-    const double all = std::ceil((workload().computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
+    const double even = even_rows(in_.workload, micro_batch_size * num_micro_batches) / static_cast<double>(num_micro_batches);
+    const double all = std::ceil((in_.workload.computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
     std::set<int64_t> rows;
     const auto add = [&](double count) {
       rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(count, all))), 16), round_up(micro_batch_size, 16),
@@ -191,7 +174,7 @@ class Search {
     std::vector<Tier> tiers = attention_tiers();
     for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
       if (out_of_time()) return;
-      Policy policy = policy_of_sizes(in_.model, workload(), in_.kv, micro_batch_size, num_micro_batches, buffers_.back(), rows);
+      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffers_.back(), rows);
       policy.weight_buffers = in_.request.weight_buffers.value_or(0);
       if (on_gpu()) policy.compute_tier = Tier::kGpu;
       std::erase_if(tiers, [&](Tier tier) {  // more rows take more
@@ -239,7 +222,7 @@ class Search {
     const bool beside = policy.attention_beside();
     std::vector<ComputeTimes> times;
     std::vector<std::pair<double, size_t>> order;
-    const double repeat = walk.whole ? 1 : rows_of(workload_of(policy)) / walk.rows;
+    const double repeat = walk.whole ? 1 : rows_of(in_.workload) / walk.rows;
     for (size_t i = 0; i < walk.steps.size(); ++i) {
       times.push_back(compute_times(policy, walk.steps[i]));
       order.emplace_back(times[i].both(), i);
@@ -553,8 +536,7 @@ class Search {
         const int64_t rows =
             std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
         Policy policy = from.policy;
-        policy.set_block(
-            policy_of_sizes(in_.model, workload_of(from.policy), in_.kv, policy.micro_batch_size, policy.num_micro_batches, policy.buffers, rows).block());
+        policy.set_block(policy_of_sizes(in_.model, in_.workload, in_.kv, policy.micro_batch_size, policy.num_micro_batches, policy.buffers, rows).block());
         if (rows != from.policy.max_rows && rows <= kMaxSearchedRows && make_fit(policy)) consider(policy, plan_.program_time_s);
       };
       for (double factor : {0.75, 0.9, 1.12, 1.3}) with_rows(factor);
@@ -601,7 +583,7 @@ class Search {
       return walk.block == policy.block() && walk.kv_cache == policy.kv_cache && walk.attention_tier == policy.attention_tier;
     });
     if (known != walks_.end()) return known->walk;
-    walks_.push_back({policy.block(), policy.kv_cache, policy.attention_tier, walk_slots(in_.model, policy, in_.kv, workload_of(policy), kEffort)});
+    walks_.push_back({policy.block(), policy.kv_cache, policy.attention_tier, walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort)});
     return walks_.back().walk;
   }
 
@@ -620,7 +602,7 @@ class Search {
   }
 
   void judge(const Policy& policy, const SlotWalk& walk, double program_time_s) {
-    const Prediction prediction = predict(layouts_, in_.hardware, precision_, policy, workload_of(policy), walk);
+    const Prediction prediction = predict(layouts_, in_.hardware, precision_, policy, in_.workload, walk);
     plan_.candidates.push_back({policy, prediction.time_s});
     if (best_ && prediction.time_s >= best_->time_s) return;
     if (!best_) first_found_s_ = elapsed_s();
@@ -632,8 +614,6 @@ class Search {
 
   static constexpr double kEffort = 30000, kLongestSearch = 3;
   const PlanInput& in_;
-  const Workload whole_prompts_;  ///< the job where nothing is shared
-  bool shares_ = true;            ///< whether blocks that are tried share prefixes
   Precision precision_;
   double start_s_, first_found_s_ = 0;
   std::vector<int> buffers_ = in_.request.buffer_counts();  ///< the last one takes the least memory
@@ -671,8 +651,7 @@ Plan make_plan(const PlanInput& input) {
 Plan plan_by_first_rule(const PlanInput& input) {
   Plan plan;
   plan.policy = choose_policy(input.model, input.workload, input.budgets, input.request, input.kv);
-  const Workload workload = plan.policy.prefix_pages > 0 ? input.workload : input.workload.without_sharing();
-  plan.prediction = predict(input.model, input.hardware, Precision::of(input.model, input.compute, input.kv), plan.policy, workload);
+  plan.prediction = predict(input.model, input.hardware, Precision::of(input.model, input.compute, input.kv), plan.policy, input.workload);
   plan.candidates = {{plan.policy, plan.prediction.time_s}};
   return plan;
 }

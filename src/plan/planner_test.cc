@@ -386,38 +386,6 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   EXPECT_EQ(smallest(shared), smallest(apart));
 }
 
-/// Ten questions to each document of 8,192 tokens: where its pages have no room beside a question's own, sharing it must not cost more than computing it for each.
-TEST(Planner, PrefixesThatHaveNoRoomAreLeftOut) {
-  const HardwareProfile hardware = HardwareProfile::generic();
-  const Job job = job_of("llama-3.1-8b", 0, {1, 1}, {1, 1});
-  Workload shared;
-  for (int64_t i = 0; i < 100; ++i) shared.add(8192 + 64, 64, false, false, {}, {8192, i % 10 == 0 ? 0 : 8192});
-  const Workload apart = shared.without_sharing();
-  const auto input_of = [&](const Workload& workload, int64_t cpu) {
-    return PlanInput{*job.model, workload, {cpu}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s};
-  };
-  std::string message;
-  try {
-    make_plan(input_of(shared, kMiB));
-  } catch (const Error& error) {
-    message = error.what();
-  }
-  const int64_t smallest = named_budget(message, "smallest budget", '(');
-  bool some_share = false, some_do_not = false;
-  for (int64_t more : {0, 300, 1100, 2200, 3300}) {
-    const int64_t cpu = smallest + more * kMiB;
-    const Plan plan = make_plan(input_of(shared, cpu)), alone = make_plan(input_of(apart, cpu));
-    EXPECT_LE(plan.prediction.time_s, 1.02 * alone.prediction.time_s) << more << " MiB more than the smallest budget";
-    (plan.policy.prefix_pages > 0 ? some_share : some_do_not) = true;
-    EXPECT_LE(plan_by_first_rule(input_of(shared, cpu)).prediction.time_s, 1.02 * plan_by_first_rule(input_of(apart, cpu)).prediction.time_s) << more;
-  }
-  EXPECT_TRUE(some_share && some_do_not);
-  // A block of few keeps no second document for one that takes longer.
-  const int64_t page = CacheLayout::page_tokens(*job.model, DType::kBF16);
-  EXPECT_EQ(policy_of_sizes(*job.model, shared, DType::kBF16, 1, 1, 2, 64).prefix_pages, 8192 / page);
-  EXPECT_GT(policy_of_sizes(*job.model, shared, DType::kBF16, 8, 1, 2, 64).prefix_pages, 2 * 8192 / page);
-}
-
 TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job all = job_of("opt-1.3b", 200, {64, 192}, {96, 96});
@@ -508,14 +476,6 @@ TEST(Planner, CountsChecksumsOfExpertsThatAreNotChosen) {
     for (int64_t cpu : {smallest, smallest + sums / 2, smallest + 2 * sums})
       EXPECT_LE(memory_plan(*job.model, plan_with(cpu).policy, job.workload, DType::kBF16).bytes(Tier::kCpu), cpu) << chosen_alone << ": " << message;
   }
-}
-
-/// Lines without a max_tokens may have all positions that a model has.
-TEST(Planner, IsDoneInTimeWithAnswersOfUnknownLength) {
-  const HardwareProfile hardware = HardwareProfile::generic();
-  const Job job = job_of("llama-3.1-8b", 500, {200, 1000}, {130'000, 130'000});
-  const Plan plan = make_plan({*job.model, job.workload, {100 * kGiB, 4000 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
-  EXPECT_TRUE(plan.complete) << plan.planning_s << " s, " << plan.candidates.size() << " policies";
 }
 
 TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {

@@ -40,9 +40,9 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
   const int64_t longest = std::max<int64_t>(1, ceil_div(workload.longest_sequence, page_tokens));
   policy.pages_per_micro_batch = std::min(micro_batch_size * longest, std::max(longest, own_pages(workload, page_tokens, micro_batch_size)));
-  // Some sequences take longer than those that began with them, and keep their prefixes: one of eight. A block of fewer waits for the one that does rather than that it takes a prefix more.
+  // Some sequences take longer than those that began with them, and keep their prefixes.
   const auto page = static_cast<double>(page_tokens);
-  const double kept = policy.block_size() < 8 ? 0 : static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
+  const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
   // No more than the job has; of a sample that could be none.
   policy.prefix_pages = std::min(static_cast<int64_t>(std::ceil(workload.new_prefix_tokens() / page)),
                                  prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));

@@ -16,9 +16,6 @@
 namespace flexgen {
 namespace {
 
-/// So many times the effort is walked before steps are left out: what a search has time for.
-constexpr double kPatience = 10;
-
 /// A sequence in a slot, in lengths.
 struct Slot {
   bool active = false, scored = false, finished = false;
@@ -28,7 +25,6 @@ struct Slot {
   size_t number = 0;                                        ///< of those that its micro-batch began: the oldest go first
   size_t sequence = 0;                                      ///< of the job's
   std::vector<WalkedPages> own;                             ///< a state
-  int64_t rows = 0, rows_before = 0;                        ///< in the last step, and in the one before it
   SlotProgress progress() const { return {prompt, prompt + generated, past, scored, answer > 0}; }
 };
 
@@ -71,51 +67,8 @@ class Walker {
     return step;
   }
 
-  /// How many steps after the last one have the same rows of the same slots, up to `most`: nobody begins, ends, or comes to the end of what others wait for.
-  int64_t steps_alike(int64_t most) const {
-    for (const MicroBatch& batch : batches_)
-      for (const Slot& slot : batch.slots)
-        if (slot.active) most = std::min(most, steps_alike(slot, &batch - batches_.data()));
-    return most;
-  }
-  /// Goes through so many of them, whatever they move.
-  void skip(int64_t steps) {
-    for (MicroBatch& batch : batches_)
-      for (Slot& slot : batch.slots) {
-        if (!slot.active || slot.rows == 0) continue;
-        if (slot.progress().generates()) slot.generated += steps;
-        const int64_t end = slot.past + steps * slot.rows;
-        rows_done_ += scale_ * static_cast<double>(end - slot.past);
-        // A page at a time, as a window's pool has no more than steps of few rows need.
-        while (slot.past < end) {
-          const int64_t rows = std::min(end - slot.past, page() - slot.past % page());
-          for (size_t i = 0; i < batch.pools.size(); ++i) {
-            PageMoves moves;
-            double old_pages = 0, dirty_pages = 0;
-            slot.own[i].advance(slot.past, rows, batch.pools[i], moves, &old_pages, &dirty_pages);
-          }
-          slot.past += rows;
-        }
-      }
-    step_ += steps;
-  }
-
  private:
   int64_t page() const { return cache_.tokens_per_page; }
-
-  /// How many further steps give this slot the rows that the last one gave it, if all slots had those twice in a row.
-  int64_t steps_alike(const Slot& slot, int64_t batch) const {
-    if (slot.finished || slot.rows != slot.rows_before) return 0;
-    if (slot.progress().generates()) return slot.rows == 1 ? slot.answer - slot.generated - 1 : 0;
-    if (slot.rows == 0) {  // it waits for rows, or still for a prefix
-      const size_t writer = written_[slot.sequence].writer;
-      const bool could = writer == slot.sequence || written_[writer].planned.is_readable(step_ - 1, batch);
-      return could == can_read_prefix(slot, batch) ? std::numeric_limits<int64_t>::max() : 0;
-    }
-    int64_t until = slot.prompt;
-    if (const int64_t prefix = slot.prefix_pages * page(); slot.past < prefix) until = prefix;  // others wait for that
-    return (until - slot.past - 1) / slot.rows;
-  }
 
   void refill(MicroBatch& batch) {
     const int64_t total = active_ + static_cast<int64_t>(sequences_.size() - next_);
@@ -126,9 +79,8 @@ class Walker {
       const int64_t pages = pages_of_sequence(sequence.prompt, sequence.max_tokens, page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.unreserved && under_way > 0) return false;
-      slot = Slot{
-          true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_, {}, 0,
-          0};
+      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_,
+                  {}};
       const std::vector<int64_t> ends = prefix > 0 ? ends_.of(static_cast<int64_t>(next_), prefix) : std::vector<int64_t>();
       for (size_t i = 0; i < batch.pools.size(); ++i)
         slot.own.emplace_back(cache_.groups[i], page(), others_of(cache_.groups[i], shared / page(), prefix, ends), prefix + pages, batch.pools[i]);
@@ -182,7 +134,6 @@ class Walker {
       for (Slot* slot : order_) slot->own[i].pass(slot->past, batch.pools[i]);
       states_[i].prefixes_read = distinct_prefix_pages(order_, number, i) / scale_;  // read once a visit, however many slots a slot stands for
     }
-    for (Slot* slot : order_) slot->rows_before = std::exchange(slot->rows, 0);
     attention_.clear();
     const Slot* before = nullptr;  // in the plan
     deal_rows(
@@ -195,7 +146,6 @@ class Walker {
           if (!progress.generates()) *prompts = true;
           move_pages(batch, slot, rows, &load);
           slot.past += rows;
-          slot.rows = rows;
           if (Written& own = written_[slot.sequence]; !own.planned.is_known() && slot.past >= slot.prefix_pages * page()) own.planned = {step_, number};
           if (slot.past < progress.size) return;
           if (slot.generated < slot.answer) ++slot.generated;
@@ -308,9 +258,9 @@ bool alike(const StepLoad& a, const StepLoad& b) {
   return true;
 }
 
-/// Makes `mean` the mean of its steps and those of `step`.
+/// Makes `mean` the mean of its steps and one more.
 void join(StepLoad& mean, const StepLoad& step) {
-  const double weight = step.count / (mean.count + step.count);
+  const double weight = 1 / (mean.count + 1);
   auto mix = [weight](double& x, double y) { x += weight * (y - x); };
   for (size_t i = 0; i < mean.batches.size(); ++i) {
     BatchLoad& x = mean.batches[i];
@@ -328,17 +278,8 @@ void join(StepLoad& mean, const StepLoad& step) {
     for (size_t state = 0; state < x.moves.size(); ++state)
       for (auto pages : kPageMoves) mix(x.moves[state].*pages, y.moves[state].*pages);
   }
-  mean.count += step.count;
+  ++mean.count;
   mean.rows_done = step.rows_done;
-}
-
-/// `count` steps between two that are alike but for answers that grew meanwhile.
-StepLoad steps_between(const StepLoad& first, const StepLoad& last, int64_t count) {
-  StepLoad mean = first;
-  join(mean, last);
-  mean.count = static_cast<double>(count);
-  for (const BatchLoad& batch : last.batches) mean.rows_done -= batch.rows;
-  return mean;
 }
 
 /// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order.
@@ -380,22 +321,12 @@ SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, co
     sample = {{static_cast<int32_t>(std::max(1.0, workload.mean_prompt())), static_cast<int32_t>(std::ceil(workload.mean_max_tokens())),
                static_cast<int32_t>(std::ceil(workload.mean_generated())), workload.scores_prompts}};
   Walker walker(model, policy, kv_dtype, representatives(sample, std::max<int64_t>(1, wanted / scale)), scale);
-  const auto add = [&](StepLoad&& step) {
-    if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
-    else walk.steps.push_back(std::move(step));
-  };
-  // Of answers that are so long that three blocks of them are far too many steps, one in so many steps is walked, and those between are taken for its like.
-  const auto most_skipped = static_cast<int64_t>(static_cast<double>(wanted) * steps_each / static_cast<double>(scale) / (kPatience * effort));
-  StepLoad last;
   while (!walker.done()) {
-    const int64_t skipped = most_skipped > 0 && !walk.steps.empty() ? walker.steps_alike(most_skipped) : 0;
-    if (skipped > 0) walker.skip(skipped);
     StepLoad step = walker.step();
-    if (skipped > 0) add(steps_between(last, step, skipped));
     // The last sequences leave after the last step: no step of its own.
     if (std::all_of(step.batches.begin(), step.batches.end(), [](const BatchLoad& batch) { return batch.rows == 0; })) continue;
-    if (most_skipped > 0) last = step;
-    add(std::move(step));
+    if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
+    else walk.steps.push_back(std::move(step));
   }
   if (!walk.steps.empty()) walk.rows = walk.steps.back().rows_done;
   walk.whole = wanted == workload.num_sequences && scale == 1 && workload.sample_stride == 1;
