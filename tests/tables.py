@@ -278,6 +278,11 @@ def judged(tables):
     tables.write("right.jsonl", "".join(json.dumps({"q": word, "n": 0}).replace(": 0}", ": 1.50}") + "\n" for word in WORDS))
     out = tables.run("right.jsonl", "right.out.jsonl", "--prompt-template", "{{ q }}", "--choices", "1.500,15e-1", "--answer-column", "n")[0]
     check("accuracy 1.000 (10 of 10)" in out, out)
+    # Labels are values too: two of them, however right ones and answers are written.
+    tables.write("labels.jsonl", "".join(f'{{"q": "{word}", "n": {("1.50", "2.0", "1.5", "2")[i % 4]}}}\n' for i, word in enumerate(WORDS)))
+    for flags, labels in (([], "mean of 2 labels"), (["--positive-label", "2.00"], "of '2.00'")):
+        out = tables.run("labels.jsonl", "labels.out.jsonl", "--prompt-template", "{{ q }}", "--choices", "1.500,20e-1", "--answer-column", "n", "--overwrite", *flags)[0]
+        check(labels in out, out)
     fixed = {"t": {"const": 100}, "s": {"enum": [0.7]}, "p": {"const": {"a": 1, "b": [2.5]}}, "n": {"const": "x"}}
     tables.write("fixed.json", json.dumps({"type": "object", "properties": fixed, "required": list(fixed), "additionalProperties": False}))
     right = '{"n": "x ", "p": {"b": [2.50], "a": 1.0}, "s": 0.70, "t": 100.00}'

@@ -14,7 +14,8 @@ namespace flexgen {
 /// What computes, by the name that --backend takes. Its functions may be called from any thread.
 struct Backend {
   std::string_view name;
-  /// Null: the processor computes. `memory_bytes`: of the device, that were asked for; 0: none were. `ordinal`: which of the machine's. Throws Error{user} that says what is missing.
+  /// Null: the processor computes. `memory_bytes`: of the device, that were asked for; 0: none were. `ordinal`: which of the machine's.
+  /// Throws Error{user} that says what is missing.
   std::unique_ptr<Device> (*make_device)(int num_threads, int64_t memory_bytes, int ordinal);
   /// The processor's. Throws Error{user} for a type that it does not compute in.
   std::unique_ptr<Kernels> (*make_processor_kernels)(const CpuKernelOptions& options);

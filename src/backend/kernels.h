@@ -240,7 +240,8 @@ bool cpu_has_bf16();
 /// One line for `doctor`: the instruction sets that oneDNN and Highway chose.
 std::string cpu_features();
 
-/// Part of Kernels::arithmetic() where there is any. Goes up by one with every change of kernels that changes bits of answers, on whatever machine: jobs that were begun before are then refused.
+/// Part of Kernels::arithmetic() where there is any. Goes up by one with every change of kernels that changes bits of answers, on whatever machine: jobs that were
+/// begun before are then refused.
 inline constexpr int kArithmeticVersion = 1;
 /// ", and ..." what makes a processor whose kernels' arithmetic() is `now` round as `wanted` says; empty: nothing does.
 std::string how_to_round_as(const std::string& wanted, const std::string& now);

@@ -189,7 +189,7 @@ std::optional<OtherOption> other_arithmetic(const JobIdentity& one, const JobIde
   for (const auto& [name, value] : one.arithmetic) {
     const auto found = other.arithmetic.find(name);
     if (found == other.arithmetic.end() || found->second == value) continue;
-    // Beside a GPU the processor does no more than attend.
+    // Beside a GPU the processor does no more than attend, and sum up what logprobs are shares of: their last digits are not looked at.
     if (name != "GPU" && one.arithmetic.contains("GPU") && !attends_beside(one)) continue;
     return OtherOption{printable(name), printable(value), printable(found->second)};
   }
@@ -530,6 +530,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     identity_.created_s = found.created_s;
     identity_.model_files = found.model_files;
     identity_.model_folder = found.model_folder;
+    identity_.arithmetic = found.arithmetic;
     continued_ = true;
     edited_ = found.input_sha256 != wanted.input_sha256;
     if (repeated_ > 0) spdlog::warn("{} lines of {} repeat records that are there already; they stay as they are", repeated_, output_);

@@ -476,7 +476,9 @@ TEST_F(RunBatch, RefusesAMachineThatRoundsOtherwise) {
   old.erase("checksum");
   write_text(manifest(), old.dump());
   EXPECT_EQ(error_of(), "");
-  EXPECT_EQ(Json::parse(read_text(manifest()))["arithmetic"]["processor"], model_.arithmetic["processor"]) << "from now on it does";
+  write_text(in_, text_ + line("more", R"("prompt":"x")"));
+  EXPECT_EQ(error_of(), "");
+  EXPECT_FALSE(Json::parse(read_text(manifest())).contains("arithmetic")) << "nobody knows of the answers that were there";
 }
 
 TEST_F(RunBatch, TheProcessorBesideAGpuCountsWhereItAttends) {

@@ -27,6 +27,7 @@
 #include "cli/plan_table.h"
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
+#include "io/checked_json.h"
 #include "io/whole_file.h"
 #include "measure/lane_peaks.h"
 #include "setup/dtype_choice.h"
@@ -236,14 +237,18 @@ int run_alone(const RunBatchOptions& given, BatchSteps steps = {}) {
 }
 
 /// Who answers a line is chance, and a pipeline's stages may be on any machine.
-void tell_of_other_arithmetic(Team& team, const JobOptions& arithmetic) {
-  std::string own;
-  for (const auto& [name, value] : arithmetic) own += fmt::format("{}{}: {}", own.empty() ? "" : "; ", name, value);
-  const std::vector<std::string> all = all_gather(team.world(), own);
-  const auto other = std::find_if(all.begin(), all.end(), [&](const std::string& of) { return of != own; });
-  if (team.is_root() && other != all.end())
-    spdlog::warn("{} rounds otherwise than {} ({}; {}): which lines or layers each has decides answers, so another run may give others",
-                 team.world().describe(static_cast<int>(other - all.begin())), team.world().describe(0), *other, own);
+void tell_of_other_arithmetic(Team& team, const BatchModel& model) {
+  const std::vector<std::string> all = all_gather(team.world(), nlohmann::json(model.arithmetic).dump());
+  if (!team.is_root()) return;
+  const JobIdentity own{.options = model.options, .arithmetic = model.arithmetic};
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    const JobIdentity its{.options = model.options, .arithmetic = parse_json(all[rank], "a rank's arithmetic").get<JobOptions>()};
+    const std::optional<OtherOption> other = other_arithmetic(own, its);
+    if (!other) continue;
+    spdlog::warn("the {} of {} rounds otherwise than that of {} ({}; {}): which lines or layers each has decides answers, so another run may give others",
+                 other->name, team.world().describe(static_cast<int>(rank)), team.world().describe(0), other->other, other->one);
+    return;
+  }
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {
@@ -263,7 +268,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);
-    tell_of_other_arithmetic(team, model.arithmetic);
+    tell_of_other_arithmetic(team, model);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
     const BatchFiles files = files_of(options);
     EngineRunner runner(engine, false, team.hardware_flags(options.engine), &team);

@@ -15,7 +15,8 @@ struct DeviceRoom {
   int sharers = 1;           ///< processes of the job that have this device: each leaves the margin, for its own code and what the driver keeps for it
 };
 
-/// The budget: `asked`, or where that is 0 what is free less the margin, or a twentieth if there is a margin and that is more; of several sharers each its part. Throws Error{user} with the figures if the device has not that much, or the
+/// The budget: `asked`, or where that is 0 what is free less the margin, or a twentieth if there is a margin and that is more; of several sharers each its part.
+/// Throws Error{user} with the figures if the device has not that much, or the
 /// kernels' own is all of it.
 int64_t device_budget(int64_t asked, const DeviceRoom& room);
 

@@ -75,7 +75,8 @@ class Engine {
   Kernels& kernels() { return *kernels_; }
   /// What the processor beside a device computes in and on, or the processor alone.
   Precision processor_precision() const;
-  /// What decides how answers are rounded, by what computes: "processor" and, where there is one, "GPU", as Kernels::arithmetic() has it; nothing of those that round alike everywhere.
+  /// What decides how answers are rounded, by what computes: "processor" and, where there is one, "GPU", as Kernels::arithmetic() has it;
+  /// nothing of those that round alike everywhere.
   std::map<std::string, std::string> arithmetic() const;
   /// Null where the CPU computes.
   Device* device() const { return device_.get(); }

@@ -32,7 +32,7 @@ struct EngineOptions {
   int threads = 0;                                         ///< 0: all cores
   DeviceSeat device_seat;                                  ///< of a backend with devices, where several processes of a job are on a machine
   Budgets budgets;
-  /// The budget of the disk as it is now, where nobody gave one: asked again when weights were prepared there. Empty: budgets.disk_bytes stands.
+  /// The budget of the disk as it is now, where nobody gave one: asked again once weights that are to be prepared there are. Empty: budgets.disk_bytes stands.
   std::function<int64_t()> usual_disk_bytes;
   std::string disk_directory;  ///< for spill files; empty: none
   std::string

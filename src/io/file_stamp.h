@@ -25,8 +25,8 @@ struct FileStamp {
 /// Files as they were at some moment. Costs a system call a file and look. One thread.
 class FileWatch {
  public:
-  /// `stamps`: a file's each. `open`: the files themselves, which are looked at by their own descriptors; one that is null, or all if it is empty, is opened here. Throws Error{io} if one is another by
-  /// now.
+  /// `stamps`: a file's each. `open`: the files themselves, which are looked at by their own descriptors; one that is null, or all if it is empty, is opened
+  /// here. Throws Error{io} if one is another by now.
   FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps, std::vector<std::shared_ptr<File>> open = {});
   ~FileWatch();
   FileWatch(const FileWatch&) = delete;

@@ -116,7 +116,8 @@ class Model {
   const std::vector<std::string>& files() const { return files_; }
   /// Opens files()[file] for streaming; one that has sums is checked by them as it is read.
   std::shared_ptr<File> open_file(size_t file, FileSystem& files) const;
-  /// Watches the checkpoint's files, from before their headers were read, and all others that weights are read from now. `open`: of files(), those that are open, as FileWatch takes them.
+  /// Watches the checkpoint's files, from before their headers were read, and all others that weights are read from now.
+  /// `open`: of files(), those that are open, as FileWatch takes them.
   std::unique_ptr<FileWatch> watch_files(std::vector<std::shared_ptr<File>> open = {}) const;
   /// RAM that comparing prepared files with their sums takes at the most where not all experts are ever read: of files that are read whole the sums go.
   int64_t expert_checking_bytes() const { return expert_checking_bytes_; }

@@ -116,12 +116,14 @@ std::string judged_text(const jinja::Value& value) {
   return value.text() ? without_blanks(value.text()->bytes) : judged_json(value);
 }
 
-bool says_the_same(const std::string& answer, const jinja::Value& right) {
+std::string judged_answer(const std::string& answer) {
   try {
-    return judged_json(jinja::parse_json_value(answer, kMaxRowValues, nullptr, jinja::Digits::kAsWritten)) == judged_json(right);
+    const jinja::Value value = jinja::parse_json_value(answer, kMaxRowValues, nullptr, jinja::Digits::kAsWritten);
+    if (!value.text()) return judged_json(value);
   } catch (const jinja::Failure&) {
-    return false;
+    // Then it is letters, as a text is.
   }
+  return " " + answer;  // which no value of JSON is written as
 }
 
 std::string without_blanks(const std::string& text) {

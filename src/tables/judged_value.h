@@ -19,8 +19,8 @@ std::string judged_json(const jinja::Value& value);
 /// The same, but as a cell has it: a text is its letters without blanks around them, null is nothing.
 std::string judged_text(const jinja::Value& value);
 
-/// Whether the text `answer` is JSON that says what `right` does, which is no text; the latter was read with jinja::Digits::kAsWritten.
-bool says_the_same(const std::string& answer, const jinja::Value& right);
+/// Of the text of an answer, to compare with judged_json() of what is right where that is no text: judged_json() of what it says in JSON; its letters behind a blank where that is a text, or no JSON.
+std::string judged_answer(const std::string& answer);
 
 /// Without blanks at its ends.
 std::string without_blanks(const std::string& text);

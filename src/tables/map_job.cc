@@ -353,6 +353,7 @@ MapOutcome MapJob::write_table() const {
   if (judges() && schema_fields_.empty()) outcome.metrics.emplace(options_.positive_label);
   if (judges())
     for (const std::string& name : schema_fields_) outcome.fields.emplace_back(name, Metrics(""));
+  const std::string positive = judged_answer(options_.positive_label);
   TableReader table(options_.input, input_kind_);
   FileBytes line_bytes(File::open(files_.lines, FileMode::kRead)), record_bytes(File::open(files_.answers, FileMode::kRead));
   LineReader lines(line_bytes, kMaxRecordBytes, files_.lines), records(record_bytes, kMaxRecordBytes, files_.answers);
@@ -370,12 +371,16 @@ MapOutcome MapJob::write_table() const {
     outcome.unread += !answers && !record.at("response").is_null();
     if (outcome.metrics) {
       const jinja::Value right = *value_as_written(row, columns_, options_.answer_column);
-      const std::string expected = without_blanks(cell_text(right));
       std::optional<std::string> answered;
       if (answers) answered = without_blanks(answer_text(answers->front()));
       // Of JSONL: what is no text may be written in several ways.
-      if (answered && !right.text() && !right.none() && says_the_same(*answered, right)) answered = expected;
-      outcome.metrics->add(expected, answered);
+      if (right.text() || right.none()) {
+        outcome.metrics->add(without_blanks(cell_text(right)), answered);
+      } else {
+        const auto label = [&](const std::string& judged) { return judged == positive ? options_.positive_label : judged; };
+        if (answered) answered = label(judged_answer(*answered));
+        outcome.metrics->add(label(judged_json(right)), answered);
+      }
     }
     if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
     writer.add(row, answers ? *answers : std::vector<jinja::Value>(added_.size()));

@@ -326,10 +326,11 @@ TEST(Tables, ValuesAreJudgedByWhatTheySay) {
   ASSERT_TRUE(table.next(&row));
   const auto right = [&](const char* name) { return *value_as_written(row, {}, name); };
   EXPECT_EQ(cell_text(right("n")), "1.50");
-  EXPECT_TRUE(says_the_same("1.5", right("n")));
-  EXPECT_TRUE(says_the_same(" {\"b\":null,\"a\":0.7}", right("o")));
-  EXPECT_TRUE(says_the_same("true", right("t")));
-  for (const char* answer : {"\"1.5\"", "1.51", "about 1.5", "", "{}"}) EXPECT_FALSE(says_the_same(answer, right("n"))) << answer;
+  EXPECT_EQ(judged_answer("1.5"), judged_json(right("n")));
+  EXPECT_EQ(judged_answer(" {\"b\":null,\"a\":0.7}"), judged_json(right("o")));
+  EXPECT_EQ(judged_answer("true"), judged_json(right("t")));
+  for (const char* answer : {"\"1.5\"", "1.51", "about 1.5", "", "{}"}) EXPECT_NE(judged_answer(answer), judged_json(right("n"))) << answer;
+  EXPECT_NE(judged_answer(judged_json(right("o"))), judged_json(right("o"))) << "has commas that JSON has not";
 }
 
 TEST(Tables, MetricsAsTheyAreDefined) {
