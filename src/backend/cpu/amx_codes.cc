@@ -47,22 +47,17 @@ struct Parameters {
 
   /// Those of groups [first, first + count), count <= kParameterGroups.
   HWY_INLINE void read(const Codes& from, int64_t first, int64_t count) {
-    // Beyond 2^-100 and 2^100 a code may mean no normal number.
-    constexpr int kBias = 127, kMost = 100;
     const auto there = static_cast<__mmask8>((1u << count) - 1);
     const std::byte* at = from.parameters + 4 * first;
-    __mmask16 beyond = 0;
+    are_normal = true;
     for (int64_t row = 0; row < from.num_rows; ++row, at += from.row_bytes) {
       const __m256i pairs = _mm256_maskz_loadu_epi32(there, at);
       const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
       const __mmask8 has_step = _mm256_cmp_ps_mask(scale, _mm256_setzero_ps(), _CMP_NEQ_UQ);
       _mm256_store_ps(step[row], _mm256_maskz_div_ps(has_step, _mm256_set1_ps(1), scale));
       _mm256_store_ps(minimum[row], _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
-      const __m256i magnitude = _mm256_and_si256(pairs, _mm256_set1_epi16(0x7fff));
-      const __m256i above = _mm256_sub_epi16(magnitude, _mm256_set1_epi16((kBias - kMost) << 7));
-      beyond |= _mm256_mask_test_epi16_mask(_mm256_cmpge_epu16_mask(above, _mm256_set1_epi16((2 * kMost + 1) << 7)), magnitude, magnitude);
+      are_normal &= dot_product::are_normal(_mm512_zextsi256_si512(pairs));
     }
-    are_normal = beyond == 0;
   }
 };
 

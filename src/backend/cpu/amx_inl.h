@@ -41,12 +41,16 @@ HWY_INLINE void add_products() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kW), "i"(kX));
 }
 
-/// Sums [16, 16] turned: the first num_rows of their columns become rows of 16 floats, `stride` floats apart.
-HWY_INLINE void turn_sums(const float (&sums)[256], int64_t num_rows, int64_t stride, float* y) {
-  __m512i v[16];
+/// Sums [16, 16] turned: v[i] is column i.
+HWY_INLINE void load_turned(const float (&sums)[256], __m512i (&v)[16]) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(sums + 16 * i);
   dot_product::transpose(v);
+}
+/// The first num_rows of them become rows of 16 floats, `stride` floats apart.
+HWY_INLINE void turn_sums(const float (&sums)[256], int64_t num_rows, int64_t stride, float* y) {
+  __m512i v[16];
+  load_turned(sums, v);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i)
     if (i < num_rows) _mm512_storeu_si512(y + i * stride, v[i]);

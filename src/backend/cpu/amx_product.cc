@@ -160,27 +160,18 @@ void end_chunks() { release(); }
 
 namespace {
 
-/// Asks memory for what comes, so many lines a step.
+/// Asks memory for what comes, evenly over so many steps.
 class StepFetch {
  public:
   StepFetch(const Ahead& ahead, int64_t num_steps)
-      : at_(ahead.data), end_(ahead.data + ahead.bytes), bytes_(ahead.bytes), stride_(ahead.stride), rows_left_(ahead.bytes == 0 ? 0 : ahead.rows),
-        each_(ceil_div(ceil_div(ahead.bytes, 64) * ahead.rows, num_steps)) {}
-
+      : lines_(ahead.data, ahead.bytes, ahead.rows, ahead.stride), each_(ceil_div(ceil_div(ahead.bytes, 64) * ahead.rows, num_steps)) {}
   HWY_INLINE void step() {
-    for (int64_t i = 0; i < each_ && rows_left_ > 0; ++i) {
-      _mm_prefetch(at_, _MM_HINT_T1);
-      at_ += 64;
-      if (at_ < end_) continue;
-      --rows_left_;
-      end_ += stride_;
-      at_ = end_ - bytes_;
-    }
+    for (int64_t i = 0; i < each_; ++i) lines_.one();
   }
 
  private:
-  const std::byte *at_, *end_;
-  int64_t bytes_, stride_, rows_left_, each_;
+  dot_product::Fetch lines_;
+  int64_t each_;
 };
 
 }  // namespace
@@ -223,9 +214,7 @@ void turn(const BlockSums& sums, int64_t num_rows, const ProductOut& out) {
       const __m512 bias = out.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(columns, out.bias + half * kBlockRows);
       float* y = out.y + block * kBlockRows * out.stride + half * kBlockRows;
       __m512i v[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(sums.sums[2 * block + half] + 16 * i);
-      dot_product::transpose(v);
+      load_turned(sums.sums[2 * block + half], v);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
         if (i >= rows) break;

@@ -438,7 +438,7 @@ int64_t task_rows(const TaskSize& size, int64_t group) {
 void AttentionPlan::make(const AttentionTask& all, const TaskSize& task_size, int64_t num_workers, std::span<const AttentionSlot> slots) {
   const KvGeometry& g = *all.geometry;
   const int64_t group = g.query_heads / g.kv_heads;
-  const int64_t rows = task_rows(task_size, group), max_queries = task_size.queries * (task_size.multiple > 1 ? 1 : 2);
+  const int64_t rows = task_rows(task_size, group), max_queries = task_size.of_all_heads;
   tasks_.clear(), rows_.clear(), stretches_.clear();
   // Tasks point to these, which must not move.
   int64_t num_rows = 0;

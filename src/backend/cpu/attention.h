@@ -48,8 +48,9 @@ struct AttentionTask {
 
 /// How much of a slot's new rows a task takes.
 struct TaskSize {
-  int64_t queries = 32;  ///< rows (heads and tokens) of a kv head, about
-  int64_t multiple = 1;  ///< of so many, where that takes at most twice as many
+  int64_t queries = 32;       ///< rows (heads and tokens) of a kv head, about
+  int64_t of_all_heads = 64;  ///< of all its kv heads together, unless one has more
+  int64_t multiple = 1;       ///< of so many a kv head, where that takes at most twice as many
 };
 
 /// The attention of all slots of a visit, cut into tasks. Slots one after the other that have their first pages in common and few new rows go through these pages together: one pass

@@ -62,29 +62,42 @@ class EvenFetch {
   int64_t bytes_, fetched_ = 0;
 };
 
-/// Asks memory for `num_rows` stretches of `bytes`, `stride` apart, four lines at a time: as many as are read meanwhile, as memory takes only so many requests at once; and in the order in which they lie, as it is
-/// slow at anything else.
+/// Asks memory for `num_rows` stretches of `bytes`, `stride` apart, a line or four at a time: as many as are read meanwhile, as memory takes only so many requests at once; and in the order in which they lie, as it
+/// is slow at anything else.
 class Fetch {
  public:
   Fetch() = default;
   Fetch(const std::byte* data, int64_t bytes, int64_t num_rows, int64_t stride)
       : at_(data), end_(data + bytes), bytes_(bytes), stride_(stride), rows_left_(data == nullptr || bytes == 0 ? 0 : num_rows) {}
 
-  HWY_INLINE void four() {
+  HWY_INLINE void one() { ask<1>(); }
+  HWY_INLINE void four() { ask<4>(); }
+
+ private:
+  template <int kLines>
+  HWY_INLINE void ask() {
     if (rows_left_ == 0) return;
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) _mm_prefetch(at_ + 64 * i, _MM_HINT_T1);
-    at_ += 256;
+    for (int i = 0; i < kLines; ++i) _mm_prefetch(at_ + 64 * i, _MM_HINT_T1);
+    at_ += 64 * kLines;
     if (at_ < end_) return;
     --rows_left_;
     end_ += stride_;
     at_ = end_ - bytes_;
   }
 
- private:
   const std::byte *at_ = nullptr, *end_ = nullptr;
   int64_t bytes_ = 0, stride_ = 0, rows_left_ = 0;
 };
+
+/// Whether all bf16 of two in a lane, zeros aside, are between 2^-100 and 2^101. Then so are steps, and what codes mean is zero or more than 2^-125, which no instruction takes for zero.
+HWY_INLINE bool are_normal(__m512i pairs) {
+  constexpr int kBias = 127, kMost = 100;
+  const __m512i magnitude = _mm512_and_si512(pairs, _mm512_set1_epi16(0x7fff));
+  const __m512i above = _mm512_sub_epi16(magnitude, _mm512_set1_epi16((kBias - kMost) << 7));
+  const __mmask32 beyond = _mm512_cmpge_epu16_mask(above, _mm512_set1_epi16((2 * kMost + 1) << 7));
+  return _mm512_mask_test_epi16_mask(beyond, magnitude, magnitude) == 0;
+}
 
 /// A pair of columns of a row of x, in each lane.
 HWY_INLINE __m512bh pair_of_all(const std::byte* x) {

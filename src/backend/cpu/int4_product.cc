@@ -48,15 +48,6 @@ struct Parameters {
   alignas(64) float step[kPartGroups][kTileRows], minimum[kPartGroups][kTileRows];
 };
 
-/// Whether all bf16 of two in a lane, zeros aside, are between 2^-100 and 2^101. Then so are steps, and what codes mean is zero or more than 2^-125, which no instruction takes for zero.
-HWY_INLINE bool are_normal(__m512i pairs) {
-  constexpr int kBias = 127, kMost = 100;
-  const __m512i magnitude = _mm512_and_si512(pairs, _mm512_set1_epi16(0x7fff));
-  const __m512i above = _mm512_sub_epi16(magnitude, _mm512_set1_epi16((kBias - kMost) << 7));
-  const __mmask32 beyond = _mm512_cmpge_epu16_mask(above, _mm512_set1_epi16((2 * kMost + 1) << 7));
-  return _mm512_mask_test_epi16_mask(beyond, magnitude, magnitude) == 0;
-}
-
 /// Those of groups [first, first + count) of each row; false: see multiply().
 bool read_parameters(const ProductTile& tile, int64_t first, int64_t count, Parameters* out) {
   const int64_t row_bytes = flexgen::row_bytes(DType::kInt4, tile.cols);
@@ -70,7 +61,7 @@ bool read_parameters(const ProductTile& tile, int64_t first, int64_t count, Para
     dot_product::transpose(v);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      good &= are_normal(v[i]);
+      good &= dot_product::are_normal(v[i]);
       const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(v[i], 16));
       const __mmask16 has_step = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_NEQ_UQ);
       _mm512_store_ps(out->step[i] + row, _mm512_maskz_div_ps(has_step, _mm512_set1_ps(1), scale));
