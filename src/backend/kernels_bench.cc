@@ -114,13 +114,13 @@ void bench_shipped_linear(benchmark::State& state) {
   const bool is_mxfp4 = state.range(4) == 1;
   state.SetLabel(is_mxfp4 ? "mxfp4" : std::string(dtype_name(dtype)));
   auto kernels = make_cpu_kernels({0, compute_dtype(), state.range(5) == 1});
-  const CodeFormat format = is_mxfp4 ? mxfp4_format(k) : usual_format(dtype, n, k);
+  const CodeFormat format = is_mxfp4 ? mxfp4_format(k) : is_scaled(dtype) ? usual_format(dtype, n, k) : CodeFormat{};
   const int64_t bytes = n * row_bytes(dtype, k), copies = std::min<int64_t>(64, kGiB / bytes);
   const ArenaBytes codes(copies * bytes);
   std::memset(codes.data(), 0x35, static_cast<size_t>(copies * bytes));
   std::vector<std::vector<std::byte>> beside;
   WeightView weight{dtype, n, k, {{nullptr, n}}, &format};
-  for (size_t part = 0; part < kNumCodeParts; ++part)
+  for (size_t part = 0; is_scaled(dtype) && part < kNumCodeParts; ++part)
     if (const int64_t size = beside_bytes(format, dtype, static_cast<CodePart>(part), n, k); size > 0)
       weight.pieces.front().beside[part] = beside.emplace_back(static_cast<size_t>(size), std::byte{0x3c}).data();
   std::vector<std::byte> x = random_elements(compute_dtype(), t * k);
@@ -273,6 +273,8 @@ void shipped_shapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"N", "K", "T", "dtype", "mxfp4", "integers"})->Unit(benchmark::kMillisecond)->UseRealTime();
   for (int dtype = static_cast<int>(DType::kFp8); dtype <= static_cast<int>(kLastDType); ++dtype)
     for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, dtype, 0, 0});
+  for (const DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4})
+    for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, static_cast<int>(dtype), 0, 0});
   for (int64_t integers : {0, 1})
     for (int64_t t : {1, 8, 16, 32, 64, 256}) bench->Args({2880, 2880, t, static_cast<int>(DType::kFp4), 1, integers});
 }

@@ -25,9 +25,14 @@ void draw_over(int descriptor, const std::string& text, size_t& drawn) {
   drawn = text.size();
 }
 
+double share_of(int64_t done, double total) { return total > 0 ? std::min(1.0, static_cast<double>(done) / total) : 0; }
+
 double share_done(const Progress& progress) {
-  double tokens = progress.prompt_tokens_total + progress.generated_tokens_total;
-  double by_tokens = tokens > 0 ? static_cast<double>(progress.prompt_tokens_done + progress.generated_tokens_done) / tokens : 0;
+  const double prompts = progress.prompts_share;
+  const double by_tokens =
+      prompts < 0 ? share_of(progress.prompt_tokens_done + progress.generated_tokens_done, progress.prompt_tokens_total + progress.generated_tokens_total)
+                  : prompts * share_of(progress.prompt_tokens_done, progress.prompt_tokens_total) +
+                        (1 - prompts) * share_of(progress.generated_tokens_done, progress.generated_tokens_total);
   double by_sequences = progress.sequences_total > 0 ? static_cast<double>(progress.sequences_done) / static_cast<double>(progress.sequences_total) : 0;
   return std::clamp(std::max(by_tokens, by_sequences), 0.0, 1.0);
 }

@@ -21,7 +21,7 @@ struct LaneLoad {
 /// The busiest lane between `before` and `now`: what the run waits for. Empty name if nothing ran.
 LaneLoad bottleneck(const Progress& before, const Progress& now);
 
-/// Seconds left, from the share of tokens or of sequences that is done, whichever is more; negative if unknown.
+/// Seconds left, from the share of tokens, weighted by what those of prompts and of answers take, or of sequences that is done, whichever is more; negative if unknown.
 double seconds_left(const Progress& progress);
 
 /// "[#####-----] 42%  107/256  812 prompt + 104 generated tok/s  ETA 2m 10s  disk read 97%", at most `width` columns: what is left out for want of room goes by its worth,

@@ -74,6 +74,19 @@ TEST(Progress, CountsWhatEarlierRunsHaveDone) {
   EXPECT_EQ(seconds_left(now), seconds_left(half_done())) << "what is left takes as long as before";
 }
 
+/// A prompt of many tokens may take one step, and each token of an answer one.
+TEST(Progress, WeighsTokensByWhatTheyTake) {
+  Progress now = half_done();  // 10,000 of 16,000 prompt tokens, 2,000 of 8,000 of the answers, in 100 s
+  now.sequences_done = 50;
+  now.prompts_share = 0.2;
+  EXPECT_DOUBLE_EQ(seconds_left(now), 100 * (1 - 0.325) / 0.325);
+  now.prompts_share = 0.5;
+  EXPECT_DOUBLE_EQ(seconds_left(now), 100 * (1 - 0.4375) / 0.4375);
+  now.prompts_share = 1;
+  now.prompt_tokens_done = 17000;
+  EXPECT_EQ(seconds_left(now), 0) << "no more than all";
+}
+
 TEST(Progress, NothingKnownYet) {
   EXPECT_LT(seconds_left({}), 0);
   EXPECT_THAT(progress_line({}, {}), HasSubstr("? left"));

@@ -360,6 +360,8 @@ Progress Engine::progress() const {
   const std::optional<double> share = batcher->answer_share();
   progress.generated_tokens_total = std::max(share ? *share * workload_.total_max_tokens : workload_.total_generated_tokens,
                                              static_cast<double>(progress.generated_tokens_done + progress.sequences_total - progress.sequences_done));
+  if (const Prediction& expected = plan_.prediction; expected.prompts_s > 0 && workload_.total_generated_tokens > 0)
+    progress.prompts_share = expected.prompts_s / expected.time_s;
   progress.elapsed_s = seconds_since(start_);
   progress.lanes = lane_reports();
   return progress;

@@ -32,6 +32,8 @@ struct Progress {
   int64_t sequences_before = 0;  ///< done by earlier runs of the same job, and in none of the other figures
   int64_t prompt_tokens_done = 0, generated_tokens_done = 0;
   double prompt_tokens_total = 0, generated_tokens_total = 0;  ///< the latter as it is expected by now
+  /// Of the job's time, what its prompts are expected to take; negative: unknown, and a token takes what any other does.
+  double prompts_share = -1;
   double elapsed_s = 0;
   std::vector<LaneReport> lanes;
 };

@@ -459,6 +459,23 @@ TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
   for (const StepLoad& step : walk_slots(*model, policy, DType::kBF16, workload, 60000).steps) EXPECT_GT(step.batches[0].rows + step.batches[1].rows, 0);
 }
 
+/// Weights from disk take as long for a step of prompts as for one token of each answer.
+TEST(CostModel, TellsWhatPromptsTake) {
+  const auto model = shape("opt-1.3b");
+  HardwareProfile hardware = small_machine();
+  hardware.disk.read_bytes_per_s = 1e6;
+  const auto share_of = [&](int64_t prompt, int64_t generated) {
+    const Workload workload = job_of(requests_of(4, {prompt, prompt}, {generated, generated}));
+    Policy policy = policy_of_sizes(*model, workload, DType::kBF16, 4, 1, 2, 512);
+    policy.weights = {0, 0, 1};
+    const Prediction prediction = predict(*model, hardware, Precision::of(*model, DType::kF32, DType::kBF16), policy, workload);
+    return prediction.prompts_s / prediction.time_s;
+  };
+  EXPECT_NEAR(share_of(100, 10), 0.1 * 0.99, 0.01) << "one step of ten; of its 400 rows 4 are the first of the answers";
+  EXPECT_NEAR(share_of(100, 1), 0.99, 0.01);
+  EXPECT_NEAR(share_of(2, 20), 0.025, 0.01);
+}
+
 TEST(CostModel, WalksLongJobsInPart) {
   const auto model = shape("opt-1.3b");
   const std::vector<Request> requests = requests_of(600, {20, 90}, {10, 30});

@@ -158,6 +158,17 @@ void Timeline::step(const StepLoad& load) {
   walk_pass(first, model_.layers(), policy_.attention_beside(), pass);
 }
 
+/// Of the rows of a step, those of prompts. (A sequence that generates has one row with logits.)
+double prompt_share(const StepLoad& step) {
+  if (!step.prompts) return 0;
+  double rows = 0, generating = 0;
+  for (const BatchLoad& batch : step.batches) {
+    rows += batch.rows;
+    generating += batch.logit_rows;
+  }
+  return rows > 0 ? std::clamp(1 - generating / rows, 0.0, 1.0) : 0;
+}
+
 }  // namespace
 
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
@@ -170,12 +181,13 @@ Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, cons
                    const SlotWalk& walk) {
   Timeline timeline(layouts, hardware, precision, policy, workload.reads_logits, false),
       in_place(layouts, hardware, precision, policy, workload.reads_logits, true);
-  // The sums so far: time, steps, bytes, the bound, and every lane's busy time.
-  using Sums = std::array<double, 5 + kNumPlannedLanes>;
+  // The sums so far: time, steps, bytes, the bound, prompts' time, and every lane's busy time.
+  constexpr size_t kPrompts = 5, kLanes = 6;
+  using Sums = std::array<double, kLanes + kNumPlannedLanes>;
   auto sums_of = [](const Timeline& of, double steps, double bound_s) {
     const TimedLanes& lanes = of.lanes();
     Sums sums{lanes.done_s(), steps, lanes.read_bytes(), lanes.write_bytes(), bound_s};
-    std::copy(lanes.busy().seconds.begin(), lanes.busy().seconds.end(), sums.begin() + 5);
+    std::copy(lanes.busy().seconds.begin(), lanes.busy().seconds.end(), sums.begin() + kLanes);
     return sums;
   };
   auto read_sums = [&](double steps, double bound_s) { return sums_of(timeline, steps, bound_s); };
@@ -198,7 +210,8 @@ Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, cons
         by_rows.front().second = loading;  // no step's pace
       }
       after = read_sums(1, 0);
-      for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) after[4] = std::max(after[4], after[5 + lane] - before[5 + lane]);
+      for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) after[4] = std::max(after[4], after[kLanes + lane] - before[kLanes + lane]);
+      after[kPrompts] = prompt_share(step) * (after[0] - before[0]);
       add(total, before, after, 1);
     }
     if (left > 0) add(total, before, after, left);
@@ -218,13 +231,14 @@ Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, cons
   Prediction result;
   result.load_time_s = loading[0];
   result.time_s = total[0];
+  result.prompts_s = workload.scores_prompts ? 0 : total[kPrompts];
   result.steps = total[1];
   result.generated_tokens = workload.total_generated_tokens;
   result.disk_read_bytes = total[2];
   result.disk_write_bytes = total[3];
   result.loaded_bytes = timeline.loaded_bytes();
   result.bound_s = total[4];
-  std::copy(total.begin() + 5, total.end(), result.busy.seconds.begin());
+  std::copy(total.begin() + kLanes, total.end(), result.busy.seconds.begin());
   return result;
 }
 

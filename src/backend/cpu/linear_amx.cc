@@ -11,7 +11,7 @@ using amx_product::kTileRows;
 
 namespace {
 /// Whether tiles become rows of bf16 before they are cut in chunks.
-bool is_converted(const WeightView& weight) { return weight.dtype != DType::kBF16 && !amx_product::takes_codes(weight.dtype, weight.cols); }
+bool is_converted(const WeightView& weight) { return weight.dtype != DType::kBF16 && !amx_product::takes_codes(weight); }
 
 /// Of two blocks' `bytes` each, `stride` apart, the t-th of `count` shares.
 amx_product::Ahead share_of_blocks(const std::byte* blocks, int64_t bytes, int64_t stride, int64_t t, int64_t count) {
@@ -26,7 +26,7 @@ LinearAmx::LinearAmx(WorkerTeam& team) : team_(team), few_(team), workers_(stati
 
 void LinearAmx::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   if (num_rows == 0 || weight.rows == 0) return;
-  const bool in_chunks = amx_product::takes_codes(weight.dtype, weight.cols);
+  const bool in_chunks = amx_product::takes_codes(weight);
   if (num_rows <= (in_chunks ? kPairRows : kFewRows)) return few_.run(x, num_rows, weight, bias, accumulate, y);
   cut_tiles(weight, kTileRows, &tiles_);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
@@ -66,18 +66,21 @@ void LinearAmx::multiply_tiles(int worker, int64_t first, int64_t count, const W
   ProductTile tiles[kMaxTiles];
   std::vector<std::byte>& converted = converted_[static_cast<size_t>(worker)];
   const int64_t tile_bytes = size_bytes(DType::kBF16, kTileRows * cols);
-  const bool has_codes = amx_product::takes_codes(weight.dtype, cols);
+  const bool has_codes = amx_product::takes_codes(weight);
   if (is_converted(weight) && std::ssize(converted) < count * tile_bytes) converted.resize(static_cast<size_t>(count * tile_bytes));
   for (int64_t t = 0; t < count; ++t) {
     const LinearTile& tile = tiles_[static_cast<size_t>(first + t)];
-    tiles[t] = {tile.data, cols, tile.num_rows};
+    tiles[t] = product_tile(tile, weight);
     if (!is_converted(weight)) continue;
     std::byte* const rows = converted.data() + t * tile_bytes;
     convert_tile(tile, weight, DType::kBF16, rows);
     tiles[t].rows = rows;
   }
-  const auto bytes_of = [&](int64_t columns) { return !has_codes ? 2 * columns : weight.dtype == DType::kInt4 ? columns / 2 : columns; };
   const int64_t stride = has_codes ? row_bytes(weight.dtype, cols) : 2 * cols;
+  const auto bytes_of = [&](int64_t columns) {
+    if (!has_codes) return 2 * columns;
+    return is_grouped(weight.dtype) ? weight.dtype == DType::kInt4 ? columns / 2 : columns : row_bytes(weight.dtype, columns);
+  };
   amx_product::begin_chunks();
   const int64_t chunk = amx_product::chunk_columns(cols);
   for (int64_t column = 0; column < cols; column += chunk) {

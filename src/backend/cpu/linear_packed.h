@@ -54,7 +54,7 @@ struct FloatRows {
     }
   }
   /// The same of a type that does not pack, where that is faster than to convert the tile first; false if it is not.
-  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, Scratch&, float*) { return false; }
+  static bool multiply_codes(const std::byte*, int64_t, const WeightView&, const ProductTile&, Scratch&, float*) { return false; }
 };
 
 /// Products of bf16, where dot_product::is_supported().
@@ -77,8 +77,8 @@ struct DotRows {
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
     dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
   }
-  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch&, float* y) {
-    if (dtype != DType::kInt4 || !int4_product::is_supported() || !int4_product::takes(num_rows, tile)) return false;
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, const WeightView& weight, const ProductTile& tile, Scratch&, float* y) {
+    if (weight.dtype != DType::kInt4 || !int4_product::is_supported() || !int4_product::takes(num_rows, tile)) return false;
     return int4_product::multiply({x, num_rows, num_rows > 1}, tile, y);
   }
 };
@@ -103,9 +103,9 @@ struct AmxRows {
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch&, float* y) {
     amx_product::multiply(x, num_rows, tile, y);
   }
-  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch& scratch, float* y) {
-    if (num_rows > 2 * amx_product::kBlockRows || !amx_product::takes_codes(dtype, tile.cols)) return false;
-    amx_product::multiply_codes(x, num_rows, dtype, tile, &scratch, y);
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, const WeightView& weight, const ProductTile& tile, Scratch& scratch, float* y) {
+    if (num_rows > 2 * amx_product::kBlockRows || !amx_product::takes_codes(weight)) return false;
+    amx_product::multiply_codes(x, num_rows, weight.dtype, tile, &scratch, y);
     return true;
   }
 };
@@ -217,18 +217,20 @@ class LinearPacked {
     const int64_t cols = weight.cols, tile_bytes = tile.num_rows * row_bytes(weight.dtype, cols);
     const WorkerTeam::Stretch fetched =
         next == nullptr ? team_.take_ahead(worker, tile_bytes) : WorkerTeam::Stretch{next->data, next->num_rows * row_bytes(weight.dtype, cols)};
-    const std::byte* data = tile.data;
+    ProductTile product = product_tile(tile, weight);
+    product.next = fetched.data;
+    product.next_bytes = fetched.bytes;
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
-      if (Product::multiply_codes(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.scratch, mine.product)) return;
+      if (Product::multiply_codes(x, num_rows, weight, product, mine.scratch, mine.product)) return;
       std::byte* const rows = converted_[static_cast<size_t>(worker)].data();
       convert_tile(tile, weight, Product::kElements, rows);
-      data = rows;
+      product.rows = rows;
       dtype = Product::kElements;
     }
-    const bool as_it_lies = data == tile.data;
-    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes, as_it_lies, as_it_lies && next != nullptr}, mine.scratch,
-                      mine.product);
+    product.in_memory = product.rows == tile.data;
+    product.next_is_alike = product.in_memory && next != nullptr;
+    Product::multiply(x, num_rows, dtype, product, mine.scratch, mine.product);
   }
 
   WorkerTeam& team_;

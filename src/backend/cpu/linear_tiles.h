@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "backend/cpu/product_tile.h"
 #include "backend/cpu/vector_rows.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -18,6 +19,15 @@ struct LinearTile {
   const WeightPiece* piece;
   int64_t piece_row;  ///< of the piece, the first
 };
+
+/// What a product reads of the tile, as it lies.
+inline ProductTile product_tile(const LinearTile& tile, const WeightView& weight) {
+  ProductTile product{tile.data, weight.cols, tile.num_rows};
+  product.format = weight.format;
+  product.piece = tile.piece;
+  product.piece_row = tile.piece_row;
+  return product;
+}
 
 /// `tiles` becomes those of the weight, of `tile_rows` each. Returns whether one has fewer.
 inline bool cut_tiles(const WeightView& weight, int64_t tile_rows, std::vector<LinearTile>* tiles) {

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor/weight_view.h"
+
 namespace flexgen {
 
 /// Rows of W [num_rows, cols], one after the other, and what to fetch from memory meanwhile, for a later call; no `next`: nothing.
@@ -14,6 +16,10 @@ struct ProductTile {
   int64_t next_bytes = 0;
   bool in_memory = false;      ///< `rows` are where the weight lies, and so are not in a cache by themselves
   bool next_is_alike = false;  ///< `next` are rows of as many columns of the same type
+  // Of codes whose scales are tensors of their own:
+  const CodeFormat* format = nullptr;
+  const WeightPiece* piece = nullptr;
+  int64_t piece_row = 0;  ///< of the piece, the tile's first
 };
 
 }  // namespace flexgen

@@ -1,0 +1,275 @@
+#pragma once
+// How rows of codes become bf16 in registers, a pair of steps (64 columns) at a time: for amx_codes.cc. A reader of each type has
+//     read(pair, count)          what the codes of pairs [pair, pair + count) mean, count <= kReadPairs, for all rows of the tile
+//     unpack(row, pair, i, to)   pair `pair`, the i-th of those read last, of a row: 32 columns at `to`, the next 32 at `to + kNextStep`
+
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/amx_tile_inl.h"
+#include "tensor/block_formats.h"
+#include "tensor/code_format.h"
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+namespace flexgen::amx_product {
+
+inline constexpr int64_t kPair = 2 * kStep;
+inline constexpr int64_t kReadPairs = 8;  ///< whose parameters are read together
+/// Bytes from a row's columns [32 * i, 32 * i + 32) to the next ones of a chunk.
+inline constexpr int64_t kNextStep = kTileRows * kStepBytes;
+static_assert(kQuantGroup == kPair && kMaxChunkColumns % kPair == 0);
+
+HWY_INLINE __m512i load_words(const std::byte* at) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
+HWY_INLINE __m128i load_16(const std::byte* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
+
+/// 32 floats as bf16.
+HWY_INLINE void put(__m512 first, __m512 second, std::byte* to) { _mm512_store_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first))); }
+
+/// What codes of four bits mean: of columns 0 to 15 and of 16 to 31.
+HWY_INLINE __m512i table_of(__m512 first, __m512 second) { return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)); }
+HWY_INLINE __m512i table_of(__m512 both) { return table_of(both, both); }
+
+HWY_INLINE __m512 numbers_from(float first) {
+  return _mm512_add_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(first));
+}
+
+/// Halves at `at`; the first is lane 0.
+HWY_INLINE __m512 halves_at(const std::byte* at, int bytes) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, at, static_cast<size_t>(bytes));
+  return _mm512_cvtph_ps(_mm256_castsi128_si256(_mm_cvtsi32_si128(static_cast<int>(bits))));
+}
+HWY_INLINE __m512 half_everywhere(const std::byte* at) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(halves_at(at, 2))); }
+
+/// int4 and int8: step * code + minimum.
+template <bool kFourBits>
+class GroupReader {
+ public:
+  GroupReader(const ProductTile& tile, DType dtype)
+      : num_rows_(tile.num_rows), row_bytes_(row_bytes(dtype, tile.cols)), codes_(tile.rows), parameters_(tile.rows + (kFourBits ? tile.cols / 2 : tile.cols)) {
+  }
+
+  HWY_INLINE void read(int64_t pair, int64_t count) {
+    const auto there = static_cast<__mmask8>((1u << count) - 1);
+    const std::byte* at = parameters_ + 4 * pair;
+    are_normal_ = true;
+    for (int64_t row = 0; row < num_rows_; ++row, at += row_bytes_) {
+      const __m256i both = _mm256_maskz_loadu_epi32(there, at);
+      const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+      const __mmask8 has_step = _mm256_cmp_ps_mask(scale, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+      _mm256_store_ps(step_[row], _mm256_maskz_div_ps(has_step, _mm256_set1_ps(1), scale));
+      _mm256_store_ps(minimum_[row], _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
+      are_normal_ &= dot_product::are_normal(_mm512_zextsi256_si512(both));
+    }
+  }
+  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t i, std::byte* to) const {
+    const std::byte* codes = codes_ + row * row_bytes_ + pair * (kFourBits ? kPair / 2 : kPair);
+    const float step = step_[row][i], minimum = minimum_[row][i];
+    if (HWY_UNLIKELY(!are_normal_)) return unpack_any(codes, step, minimum, to);
+    const __m512 steps = _mm512_set1_ps(step), minima = _mm512_set1_ps(minimum);
+    if constexpr (kFourBits) {
+      const __m512i table = table_of(_mm512_fmadd_ps(numbers_from(0), steps, minima)), both = load_words(codes);
+      _mm512_store_si512(to, _mm512_permutexvar_epi16(both, table));
+      _mm512_store_si512(to + kNextStep, _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table));
+    } else {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half, codes += kStep, to += kNextStep) put(sixteen(codes, steps, minima), sixteen(codes + 16, steps, minima), to);
+    }
+  }
+
+ private:
+  static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 step, __m512 minimum) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16(codes))), step, minimum);
+  }
+  /// The same of any parameters.
+  static HWY_NOINLINE void unpack_any(const std::byte* codes, float step, float minimum, std::byte* to) {
+    for (int64_t i = 0; i < kQuantGroup; ++i) {
+      const auto byte = static_cast<unsigned>(codes[kFourBits ? i % kStep : i]);
+      const unsigned code = !kFourBits ? byte : i < kStep ? byte & 15 : byte >> 4;
+      const uint16_t value = bf16_from_float(std::fma(static_cast<float>(code), step, minimum));
+      std::memcpy(to + i / kStep * kNextStep + i % kStep * 2, &value, sizeof value);
+    }
+  }
+
+  int64_t num_rows_, row_bytes_;
+  const std::byte *codes_, *parameters_;
+  alignas(32) float step_[kTileRows][kReadPairs], minimum_[kTileRows][kReadPairs];
+  bool are_normal_;  ///< all that codes may mean
+};
+
+/// Codes whose scales are tensors of their own: (code - zero) * scale, of `kWidth` columns at a time, which have one scale.
+template <DType kType, int64_t kWidth>
+class ScaledReader {
+ public:
+  ScaledReader(const ProductTile& tile, DType) : tile_(tile), row_bytes_(row_bytes(kType, tile.cols)) {}
+
+  HWY_INLINE void read(int64_t pair, int64_t count) {
+    const CodeFormat& format = *tile_.format;
+    const int64_t column = pair * kPair, parts = count * kParts, first = format.group_of(column);
+    int64_t group_of[kReadPairs * kParts];  // of each part, from the first
+    for (int64_t part = 0; part < parts; ++part) group_of[part] = format.group_of(column + part * kWidth) - first;
+    const int64_t groups = group_of[parts - 1] + 1;
+    for (int64_t row = 0; row < tile_.num_rows; ++row) {
+      const int64_t of_piece = tile_.piece_row + row;
+      codes::row_scales(format, *tile_.piece, of_piece, first, groups, scales_[row]);
+      if constexpr (has_zeros())
+        for (int64_t group = 0; group < groups; ++group) zeros_[row][group] = codes::row_zero<kType>(format, *tile_.piece, of_piece, first + group);
+      if (groups == parts) continue;
+      // Backwards, as a part's group has no larger number than the part.
+      for (int64_t part = parts - 1; part >= 0; --part) {
+        scales_[row][part] = scales_[row][group_of[part]];
+        if constexpr (has_zeros()) zeros_[row][part] = zeros_[row][group_of[part]];
+      }
+    }
+  }
+  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t i, std::byte* to) const {
+    const std::byte* codes = tile_.rows + row * row_bytes_ + pair * kPair * kBits / 8;
+#pragma GCC unroll 2
+    for (int64_t half = 0; half < 2; ++half, codes += kStep * kBits / 8, to += kNextStep) {
+      const int64_t part = i * kParts + half * kParts / 2;
+      if constexpr (kBits == 8) {
+        put(meaning(sixteen_numbers(codes), row, part), meaning(sixteen_numbers(codes + 16), row, part), to);
+      } else {
+        // In the lower 16 bits the byte, in the upper ones its upper half; the second table is for the upper 16 columns.
+        const __m512i bytes = _mm512_cvtepu8_epi32(load_16(codes));
+        const __m512i both = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
+        const __m512 of_first = meaning(numbers(), row, part);
+        if constexpr (kWidth == kStep) {
+          _mm512_store_si512(to, _mm512_permutexvar_epi16(both, table_of(of_first)));
+        } else {
+          const __m512i upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
+          const __m512i index = _mm512_or_si512(_mm512_and_si512(both, _mm512_set1_epi16(15)), upper);
+          _mm512_store_si512(to, _mm512_permutexvar_epi16(index, table_of(of_first, meaning(numbers(), row, part + 1))));
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kBits = kType == DType::kFp4 || kType == DType::kPacked4 ? 4 : 8, kParts = kPair / kWidth;
+  static_assert(kWidth == kStep || (kBits == 4 && 2 * kWidth == kStep));
+  static constexpr bool has_zeros() { return kType == DType::kPacked4 || kType == DType::kPacked8; }
+
+  static HWY_INLINE __m512 numbers() {
+    return kType == DType::kFp4 ? _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6) : numbers_from(0);
+  }
+  /// Sixteen codes of eight bits.
+  static HWY_INLINE __m512 sixteen_numbers(const std::byte* codes) {
+    if constexpr (kType == DType::kCodes8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(codes)));
+    const __m512i wide = _mm512_cvtepu8_epi32(load_16(codes));
+    if constexpr (kType == DType::kPacked8) return _mm512_cvtepi32_ps(wide);
+    // As codes::e4m3_value().
+    const __m512i magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7f)), sign = _mm512_slli_epi32(_mm512_xor_si512(wide, magnitude), 24);
+    const __mmask16 is_small = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(8)), is_nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
+    const __m512i bits =
+        _mm512_add_epi32(_mm512_slli_epi32(magnitude, 20), _mm512_mask_blend_epi32(is_small, _mm512_set1_epi32(120 << 23), _mm512_set1_epi32(121 << 23)));
+    const __m512 value = _mm512_castsi512_ps(bits), smallest = _mm512_castsi512_ps(_mm512_set1_epi32(0x3c800000));
+    const __m512i result = _mm512_castps_si512(_mm512_mask_sub_ps(value, is_small, value, smallest));
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_mask_or_epi32(result, is_nan, result, _mm512_set1_epi32(0x7fc00000)), sign));
+  }
+  HWY_INLINE __m512 meaning(__m512 codes, int64_t row, int64_t part) const {
+    if constexpr (has_zeros()) codes = _mm512_sub_ps(codes, _mm512_set1_ps(zeros_[row][part]));
+    return _mm512_mul_ps(codes, _mm512_set1_ps(scales_[row][part]));
+  }
+
+  const ProductTile& tile_;
+  int64_t row_bytes_;
+  alignas(64) float scales_[kTileRows][kReadPairs * kParts];
+  float zeros_[has_zeros() ? kTileRows : 1][kReadPairs * kParts];
+};
+
+/// GGUF's blocks of 32 (tensor/block_formats.h), whose scales lie with the codes.
+template <DType kType>
+class BlockReader {
+ public:
+  BlockReader(const ProductTile& tile, DType) : rows_(tile.rows), row_bytes_(row_bytes(kType, tile.cols)) {}
+
+  HWY_INLINE void read(int64_t, int64_t) {}
+  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
+    const std::byte* block = rows_ + row * row_bytes_ + 2 * pair * kBytes;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, block += kBytes, to += kNextStep) {
+      if constexpr (kType == DType::kQ8_0) {
+        const __m512 scale = half_everywhere(block);
+        put(sixteen(block + 2, scale), sixteen(block + 18, scale), to);
+      } else {
+        const __m256i both = _mm256_cvtepu8_epi16(load_16(block + kBytes - 16));
+        const __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
+        _mm512_store_si512(to, _mm512_permutexvar_epi16(codes, table_of(meanings(block))));
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kBytes = quant_block(kType).bytes;
+  static_assert(quant_block(kType).elements == kStep && (kType == DType::kQ8_0 || blocks::has_sixteen_values(kType)));
+
+  static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 scale) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(codes))), scale);
+  }
+  /// Of the sixteen codes.
+  static HWY_INLINE __m512 meanings(const std::byte* block) {
+    if constexpr (kType == DType::kQ4_0) return _mm512_mul_ps(numbers_from(-8), half_everywhere(block));
+    if constexpr (kType == DType::kQ4_1) return _mm512_add_ps(_mm512_mul_ps(numbers_from(0), half_everywhere(block)), half_everywhere(block + 2));
+    if constexpr (kType == DType::kIQ4_NL) return _mm512_mul_ps(_mm512_loadu_ps(blocks::kNonLinear), half_everywhere(block));
+    return _mm512_mul_ps(_mm512_loadu_ps(blocks::kTwiceE2m1), _mm512_set1_ps(blocks::mxfp4_step(std::to_integer<uint8_t>(block[0]))));
+  }
+
+  const std::byte* rows_;
+  int64_t row_bytes_;
+};
+
+/// GGUF's blocks of 256, a quarter at a time: q4_k and q6_k.
+template <DType kType>
+class QuarterReader {
+ public:
+  QuarterReader(const ProductTile& tile, DType) : rows_(tile.rows), row_bytes_(row_bytes(kType, tile.cols)) {}
+
+  HWY_INLINE void read(int64_t, int64_t) {}
+  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
+    const std::byte* block = rows_ + row * row_bytes_ + pair / 4 * quant_block(kType).bytes;
+    const auto quarter = static_cast<int>(pair % 4);
+    if constexpr (kType == DType::kQ4_K) {
+      // d and dmin; two parts share 32 bytes.
+      const __m128 both = _mm512_castps512_ps128(halves_at(block, 4));
+      const float scale = _mm_cvtss_f32(both), minimum = _mm_cvtss_f32(_mm_movehdup_ps(both));
+      const __m512i codes = load_words(block + 16 + quarter * 32);
+      _mm512_store_si512(to, _mm512_permutexvar_epi16(codes, part_table(block, 2 * quarter, scale, minimum)));
+      _mm512_store_si512(to + kNextStep, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), part_table(block, 2 * quarter + 1, scale, minimum)));
+    } else {
+      // The lower four bits of codes in 128 bytes, the upper two in 64, scales of 16 columns, d.
+      const __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(block + 192))), half_everywhere(block + 208));
+      const __m256i upper = load_32(block + 128 + quarter / 2 * 32);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half, to += kNextStep) {
+        __m256i lower = load_32(block + quarter / 2 * 64 + half * 32);
+        if (quarter % 2 == 1) lower = _mm256_srli_epi16(lower, 4);
+        const int shift = quarter % 2 * 4 + half * 2;
+        const __m256i high = _mm256_slli_epi16(_mm256_and_si256(_mm256_srl_epi16(upper, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(3)), 4);
+        const __m256i code = _mm256_sub_epi8(_mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(15)), high), _mm256_set1_epi8(32));
+        const int part = 4 * quarter + 2 * half;
+        put(sixteen(_mm256_castsi256_si128(code), scales, part), sixteen(_mm256_extracti128_si256(code, 1), scales, part + 1), to);
+      }
+    }
+  }
+
+ private:
+  static_assert(kType == DType::kQ4_K || kType == DType::kQ6_K);
+
+  static HWY_INLINE __m256i load_32(const std::byte* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static HWY_INLINE __m512i part_table(const std::byte* block, int part, float scale, float minimum) {
+    float of_part, least;
+    blocks::scale_and_minimum(reinterpret_cast<const uint8_t*>(block) + 4, part, &of_part, &least);
+    return table_of(_mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(of_part * scale), numbers_from(0)), _mm512_set1_ps(least * minimum)));
+  }
+  static HWY_INLINE __m512 sixteen(__m128i codes, __m512 scales, int part) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), _mm512_permutexvar_ps(_mm512_set1_epi32(part), scales));
+  }
+
+  const std::byte* rows_;
+  int64_t row_bytes_;
+};
+
+}  // namespace flexgen::amx_product
+HWY_POP_ATTRIBUTES
