@@ -1,9 +1,10 @@
 #include "generation/grammar_masks.h"
 
-#include <new>
-#include <utility>
+#include <fmt/format.h>
 
-#include "base/error.h"
+#include <new>
+#include <stdexcept>
+#include <utility>
 
 namespace flexgen {
 
@@ -29,7 +30,10 @@ struct GrammarMasks::Worker {
     if (!follower.matcher) follower.matcher = compiler->start(grammar);
     for (; follower.taken < std::ssize(answer); ++follower.taken) {
       const int32_t token = answer[static_cast<size_t>(follower.taken)];
-      FLEXGEN_CHECK(follower.matcher->accept(token), "token {} at {} of an answer is not in its grammar", token, follower.taken);
+      // The mask let it through, so this is a fault of ours or of xgrammar's. It costs this answer and no other.
+      if (!follower.matcher->accept(token))
+        throw std::runtime_error(
+            fmt::format("token {} at {} of the answer is not in its grammar: a bug in flexgen; please report it with the grammar", token, follower.taken));
     }
     return follower.matcher->mask();
   }

@@ -398,6 +398,47 @@ TEST_F(Grammars, MasksHoldWithinCharacters) {
     }
 }
 
+/// Bytes, and tokens of two ASCII characters each.
+class Pairs : public Bytes {
+ public:
+  std::string token_bytes(int32_t token) const override {
+    if (token < 257) return Bytes::token_bytes(token);
+    const auto pair = static_cast<size_t>(token - 257);
+    return {kCharacters[pair / kCharacters.size()], kCharacters[pair % kCharacters.size()]};
+  }
+  int64_t vocab_size() const override { return 257 + static_cast<int64_t>(kCharacters.size() * kCharacters.size()); }
+
+ private:
+  static constexpr std::string_view kCharacters = "abxyz09 .,\n-_AZ";
+};
+
+/// Classes of what may not come have characters beyond ASCII, whose low bytes may be those of others.
+TEST_F(Grammars, MasksHoldBeforeClassesOfManyCharacters) {
+  const Pairs pairs;
+  const int64_t vocab = pairs.vocab_size();
+  const auto of_pairs = GrammarCompiler::create(pairs, vocab, {256}, 1 << 20);
+  std::vector<int32_t> taken;
+  for (const char* pattern : {"[^a]{129}", "[^\\n]{1,200}", "\\S{1,129}", "[^,]{1,200},", "\\w?\\W*a", "[a-z]?[^a-z]*x", "(\\w|)\\W*a", "[^.]{130}\\."}) {
+    const auto matcher = of_pairs->start({Kind::kRegex, pattern, {}});
+    for (int step = 0; step < 4; ++step) {
+      const TokenMask mask = matcher->mask();
+      int32_t next = -1;
+      for (int32_t token = 0; token < vocab; ++token) {
+        const auto tried = of_pairs->start({Kind::kRegex, pattern, {}});
+        for (const int32_t before : taken) ASSERT_TRUE(tried->accept(before));
+        const bool comes = tried->accept(token);
+        EXPECT_EQ(may_come(mask, token), comes) << pattern << ": " << testing::PrintToString(pairs.token_bytes(token)) << " behind " << taken.size()
+                                                << " tokens";
+        if (comes && token > 256 && (token % 7 == step || next < 0)) next = token;
+      }
+      if (next < 0) break;
+      ASSERT_TRUE(matcher->accept(next));
+      taken.push_back(next);
+    }
+    taken.clear();
+  }
+}
+
 TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"not": {}})", "'not'"},

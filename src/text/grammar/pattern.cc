@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,6 +19,8 @@ using CodeRange = std::pair<uint32_t, uint32_t>;
 using CodeRanges = std::vector<CodeRange>;
 
 constexpr std::string_view kMarks = "^$.*+?\\()[]{}|/";  ///< what means something outside of classes
+/// Of the counts of repetitions together, each up to kMostCopies, as compiling takes a state for each and looks at the whole vocabulary there; the same repetition of the same part counts once.
+constexpr int64_t kMostCounts = 8192, kMostCopies = 256;
 constexpr uint32_t kLastCode = 0x10ffff;
 constexpr CodeRange kSurrogates{0xd800, 0xdfff};
 
@@ -96,6 +100,7 @@ class PatternReader {
 
   void read_part() {
     start_ = at_;
+    if (!comes("{")) part_at_ = out_.size();
     const bool begins_alternative = std::exchange(begins_alternative_, false);
     const Repeats repeats = std::exchange(repeats_, Repeats::kNot);
     switch (const char c = text_[at_]) {
@@ -111,7 +116,10 @@ class PatternReader {
       case ')':
         out_ += c;
         ++at_;
-        if (c == ')') --depth_;
+        if (c == ')') {
+          --depth_;
+          if (!groups_.empty()) part_at_ = groups_.back(), groups_.pop_back();
+        }
         begins_alternative_ = c == '|' && depth_ == 0;
         return;
       case '*':
@@ -148,6 +156,7 @@ class PatternReader {
 
   void read_group() {
     ++at_;
+    groups_.push_back(out_.size());
     out_ += '(';
     if (!comes("?")) return;
     const bool named = comes("?<") || comes("?P<");
@@ -168,6 +177,12 @@ class PatternReader {
       fail("'{' begins no repetition {n}, {n,} or {n,m}; the character itself is \\{");
     out_ += text_.substr(at_, end + 1 - at_);
     at_ = end + 1;
+    const std::string_view most = comma + 1 < inside.size() ? inside.substr(comma + 1) : inside.substr(0, comma);
+    if (repetitions_.insert(out_.substr(part_at_)).second)
+      counts_ += most.size() > 4 ? kMostCopies : std::min<int64_t>(kMostCopies, std::stoll(std::string(most)));
+    if (counts_ > kMostCounts)
+      fail(fmt::format("repetitions of {{n,m}} have larger counts than {} together, each counted up to {}: it takes too long to compile", kMostCounts,
+                       kMostCopies));
   }
 
   uint32_t read_character() {
@@ -355,6 +370,10 @@ class PatternReader {
   /// Behind a '|' outside of groups. The whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'.
   bool begins_alternative_ = false;
   Repeats repeats_ = Repeats::kNot;
+  std::vector<size_t> groups_;         ///< where in `out_` those begin that have no end yet
+  size_t part_at_ = 0;                 ///< where in `out_` the part begins that a repetition would repeat
+  std::set<std::string> repetitions_;  ///< with their parts
+  int64_t counts_ = 0;                 ///< of these
   std::string out_;
 };
 

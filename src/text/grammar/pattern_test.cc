@@ -2,6 +2,7 @@
 
 #include "text/grammar/pattern.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -99,6 +100,26 @@ TEST(Patterns, ThatCannotBeFollowedAreRefused) {
       EXPECT_THAT(error.what(), testing::HasSubstr("as JSON escapes them")) << pattern;
     }
   }
+}
+
+/// Alternatives of so many lengths: what [a-z]{1}x|[a-z]{2}x|... means.
+std::string lengths(int count) {
+  std::string pattern;
+  for (int i = 1; i <= count; ++i) pattern += fmt::format("{}[a-z]{{{}}}x", i > 1 ? "|" : "", i);
+  return pattern;
+}
+
+TEST(Patterns, ThatTakeTooLongToCompileAreRefused) {
+  EXPECT_NO_THROW(in_answer(lengths(127))) << "8128 counts";
+  EXPECT_THROW(in_answer(lengths(128)), Error);
+  EXPECT_NO_THROW(in_answer(".{1,100000}a{99999999999999999999}")) << "each counts 256";
+  std::string fields, others;
+  for (int i = 0; i < 100; ++i) {
+    fields += fmt::format("f{}: (?:[a-z]{{1,3}} ){{1,200}}\n", i);
+    others += fmt::format("(?:[a-z]{{1,3}} {}){{1,200}}\n", i);
+  }
+  EXPECT_NO_THROW(in_answer(fields)) << "the same each time";
+  EXPECT_THROW(in_answer(others), Error);
 }
 
 }  // namespace
