@@ -186,10 +186,8 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
       refuse_value(path, fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
-  if (std::ssize(prompt.tokens) > most) {  // a BOS stays, whether the tokenizer or a chat template has put it there
-    const int64_t kept = limits.tokenizer && limits.tokenizer->bos() == prompt.tokens.front() && most > 1 ? 1 : 0;
-    prompt.num_added = std::min(prompt.num_added, kept);
-    prompt.tokens.erase(prompt.tokens.begin() + kept, prompt.tokens.end() - (most - kept));
+  if (std::ssize(prompt.tokens) > most) {
+    prompt.num_added = std::min(prompt.num_added, cut_to_last(limits.tokenizer, most, &prompt.tokens));
     text.clear();  // an echo is of what is left
   }
   check_length(path, static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
@@ -214,7 +212,8 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const LineBody& body
   for (PromptField::Ids& ids : field.ids) {
     const int64_t most = parse_truncation(body, params, limits);
     check_length(kPromptPath, std::min(ids.count, most), params.max_tokens, limits);
-    if (std::ssize(ids.kept) > most) ids.kept.erase(ids.kept.begin(), ids.kept.end() - most);
+    if (ids.count > std::ssize(ids.kept)) ids.kept.insert(ids.kept.begin(), ids.first);
+    cut_to_last(limits.tokenizer, most, &ids.kept);
     prompts.push_back({"", std::move(ids.kept), 0});
   }
   return prompts;
