@@ -45,11 +45,9 @@ bool parse_number(const std::string& text, T* value) {
 }
 
 CLI::Validator one_of(std::vector<std::string> among) {
-  return CLI::Validator(
-      [among = std::move(among)](std::string& text) {
-        return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among);
-      },
-      "");
+  return CLI::Validator([among = std::move(among)](
+                            std::string& text) { return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among); },
+                        "");
 }
 
 /// The value of such a flag comes into prompts, answers or tables.
@@ -129,7 +127,8 @@ CLI::Option* CommandDefinition::whole_lists(const std::string& names, std::vecto
 
 CLI::Option* CommandDefinition::choice_lists(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& among,
                                              const std::string& description) {
-  CLI::Option* option = lists(names, [&values](std::vector<std::string> parts) { values = std::move(parts); }, one_of(among), description, "NAME,...");
+  CLI::Option* option = lists(
+      names, [&values](std::vector<std::string> parts) { values = std::move(parts); }, one_of(among), description, "NAME,...");
   choices[option] = among;
   return option;
 }

@@ -360,7 +360,8 @@ class BenchDefinition : public CommandDefinition {
     text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
     whole_lists("--shared-prefix", options_.shared_prefix, 0, kManyTokens,
-           "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on", "N,...");
+                "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on",
+                "N,...");
     whole_lists(
         "--prefix-groups", options_.prefix_groups, 1, kManyTokens,
         "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before",
@@ -424,12 +425,11 @@ class BenchDefinition : public CommandDefinition {
     begin_group("The same job by other programs", true);
     PeerFlags& peers = options_.peers;
     const std::vector<std::string> names(std::begin(kPeers), std::end(kPeers));
-    CLI::Option* option = choice_lists(
-        "--peers", peers.names, names,
-        "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)");
+    CLI::Option* option =
+        choice_lists("--peers", peers.names, names,
+                     "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)");
     file(FileUse::kRead, "--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
-    whole_lists("--peer-batch", peers.batch_sizes, 1, 1 << 20, "batch sizes that accelerate tries; the fastest counts", "N,...")
-        ->needs(option);
+    whole_lists("--peer-batch", peers.batch_sizes, 1, 1 << 20, "batch sizes that accelerate tries; the fastest counts", "N,...")->needs(option);
     whole("--peer-rounds", peers.rounds, 0, "batches that are run, the others are counted at their time; 0: all")->capture_default_str()->needs(option);
     text("--peer-policy", peers.policy,
          "flexllmgen's own flags, or several sets of them with a semicolon between: the fastest counts (default: those of its published runs of the model)",

@@ -71,11 +71,13 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   const bool has_weights = is_checkpoint(options.model);
   if (has_weights && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   if (!has_weights && !options.chat_template.empty())
-    fail_user("--chat-template {}: {} is no checkpoint and has no tokenizer, so no conversation is written out (texts are counted by their bytes); leave it out",
-              options.chat_template, options.model);
+    fail_user(
+        "--chat-template {}: {} is no checkpoint and has no tokenizer, so no conversation is written out (texts are counted by their bytes); leave it out",
+        options.chat_template, options.model);
   const std::atomic<bool> never{false};
-  const ModelLimits limits = has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
-                                         : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, options.skip_tokenizer ? 0 : kTextBytesPerToken};
+  const ModelLimits limits =
+      has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
+                  : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, options.skip_tokenizer ? 0 : kTextBytesPerToken};
   std::optional<PipedInput> piped;
   if (options.input == "-") piped.emplace();
   const BatchInput input = BatchInput::scan(piped ? piped->path() : options.input, limits, never);
