@@ -266,11 +266,11 @@ def small_calls(server, name):
     written = server.ask("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]})["tokens"]
     check(server.ask("/detokenize", {"tokens": written})["prompt"] == "[user] Hi\n[assistant]", written)
     check(server.ask("/tokenize", {"prompt": ""})["tokens"] == [], "an empty text has tokens")
-    # What a call is given: objects that a template writes out keep their order, and how long the answer may be is no matter.
-    call = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"shown": {"zone": 1, "area": {"y": 2, "x": 1.5}}}, "max_completion_tokens": 9, "min_tokens": 5}
+    # What a call is given: objects that a template writes out keep their order, integers their digits, and how long the answer may be is no matter.
+    call = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"shown": {"zone": 1, "area": {"y": 2, "x": 1.5}, "far": 2**70}}, "max_completion_tokens": 9, "min_tokens": 5}
     written = server.ask("/tokenize", call)["tokens"]
     text = server.ask("/detokenize", {"tokens": written})["prompt"]
-    check(text.endswith('{"zone": 1, "area": {"y": 2, "x": 1.5}}'), text)
+    check(text.endswith('{"zone": 1, "area": {"y": 2, "x": 1.5}, "far": 1180591620717411303424}'), text)
     given = server.ask("/v1/chat/completions", {**call, "return_token_ids": True})["choices"][0]["prompt_token_ids"]
     check(given == written, f"/tokenize gives {written}, a call {given}")
     # Longer than an answer's prompt may be.
@@ -304,7 +304,7 @@ def refusals(server, name):
     for raw in [b"{", b"[]", b'{"prompt": "x"}, "url": {"a": 1}', b"\xff\xfe", b"", b'{"prompt": "x", "prompt": "y"}', b"[" * 100000]:
         status, _, text = server.call("POST", "/v1/completions", raw=raw)
         check(status == 400 and json.loads(text)["error"]["message"], f"{raw[:50]}: {status} {text}")
-    for path, raw, word in [("/tokenize", b'{"prompt": "x", "prompt": "y"}', "names 'prompt' twice"), ("/detokenize", b'{"tokens": [1], "tokens": [2]}', "names 'tokens' twice"), ("/tokenize", b"{", "is not JSON"),
+    for path, raw, word in [("/tokenize", b'{"prompt": "x", "prompt": "y"}', "'prompt' comes twice"), ("/detokenize", b'{"tokens": [1], "tokens": [2]}', "names 'tokens' twice"), ("/tokenize", b"{", "of the body"), ("/tokenize", b'{"prompt": ["x", "y"]}', "prompt must be one text"),
                             ("/v1/completions?temperature=0", json.dumps(ok).encode(), "the query has 'temperature'")]:
         status, _, text = server.call("POST", path, raw=raw)
         check(status == 400 and word in json.loads(text)["error"]["message"], f"{path} {raw}: {status} {text}")

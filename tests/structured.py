@@ -71,7 +71,7 @@ def run(flexgen, model, lines, output, *flags, ranks=()):
 
 # What a chat template must show of its form of calls.
 CALL_FORMS = {"hermes": "<tool_call>", "llama": '<|start_header_id|>"parameters": ', "mistral": "[TOOL_CALLS]", "mistral-named": "[TOOL_CALLS][ARGS]", "mistral-numbered": "[TOOL_CALLS][CALL_ID][ARGS]",
-              "harmony": "<|start|><|channel|><|message|>"}
+              "command": "<|START_ACTION|><|END_ACTION|>tool_name", "harmony": "<|start|><|channel|><|message|>"}
 
 
 def check_calls(jsonschema, options, folder, rng):

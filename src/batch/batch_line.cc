@@ -186,10 +186,8 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
       refuse_value(path, fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
-  if (std::ssize(prompt.tokens) > most) {  // a BOS stays, whether the tokenizer or a chat template has put it there
-    const int64_t kept = limits.tokenizer && limits.tokenizer->bos() == prompt.tokens.front() && most > 1 ? 1 : 0;
-    prompt.num_added = std::min(prompt.num_added, kept);
-    prompt.tokens.erase(prompt.tokens.begin() + kept, prompt.tokens.end() - (most - kept));
+  if (std::ssize(prompt.tokens) > most) {
+    prompt.num_added = std::min(prompt.num_added, cut_to_last(limits.tokenizer, most, &prompt.tokens));
     text.clear();  // an echo is of what is left
   }
   check_length(path, static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
@@ -214,7 +212,8 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const LineBody& body
   for (PromptField::Ids& ids : field.ids) {
     const int64_t most = parse_truncation(body, params, limits);
     check_length(kPromptPath, std::min(ids.count, most), params.max_tokens, limits);
-    if (std::ssize(ids.kept) > most) ids.kept.erase(ids.kept.begin(), ids.kept.end() - most);
+    if (ids.count > std::ssize(ids.kept)) ids.kept.insert(ids.kept.begin(), ids.first);
+    cut_to_last(limits.tokenizer, most, &ids.kept);
     prompts.push_back({"", std::move(ids.kept), 0});
   }
   return prompts;
@@ -560,6 +559,26 @@ void take_streaming(Json& json, CallBody* call) {
   for (const char* name : {"stream", "stream_options"}) json.erase(name);
 }
 
+/// The body of a call as that of a line.
+LineJson read_call_json(std::string_view body, const ModelLimits& limits) {
+  body = without_mark_before(body);
+  LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
+  if (!alone.syntax_error.empty()) {
+    constexpr std::string_view kLine = " of the line: ";
+    if (const size_t at = alone.syntax_error.find(kLine); at != std::string::npos) alone.syntax_error.replace(at, kLine.size(), " of the body: ");
+    refuse("invalid_json", "", alone.syntax_error);
+  }
+  if (!alone.line.is_object()) refuse("invalid_json", "", "the body is not a JSON object");
+  LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
+  check_json(parsed);
+  return parsed;
+}
+
+std::string model_named_in(const Json& body) {
+  const Json* model = LineBody(body).find("model");
+  return model && model->is_string() ? model->get<std::string>() : "";
+}
+
 Endpoint check_endpoint(const Json& json) {
   for (const auto& [name, value] : json.items())
     if (name != "custom_id" && name != "method" && name != "url" && name != "body")
@@ -607,22 +626,38 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
 
 std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
   try {
-    body = without_mark_before(body);
-    LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
-    if (!alone.syntax_error.empty()) {
-      constexpr std::string_view kLine = " of the line: ";
-      if (const size_t at = alone.syntax_error.find(kLine); at != std::string::npos) alone.syntax_error.replace(at, kLine.size(), " of the body: ");
-      refuse("invalid_json", "", alone.syntax_error);
-    }
-    if (!alone.line.is_object()) refuse("invalid_json", "", "the body is not a JSON object");
-    LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
-    check_json(parsed);
+    LineJson parsed = read_call_json(body, limits);
     CallBody call;
-    Json& json = parsed.line["body"];
-    take_streaming(json, &call);
-    if (const Json* model = LineBody(json).find("model"); model && model->is_string()) call.model = model->get<std::string>();
+    take_streaming(parsed.line["body"], &call);
+    call.model = model_named_in(parsed.line["body"]);
     call.request = parse_body(std::move(parsed), std::move(name), endpoint, limits);
     return call;
+  } catch (Refusal& refusal) {
+    take_path_off(&refusal, "the body");
+    return LineError{"", refusal.code, refusal.message, refusal.param};
+  }
+}
+
+std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, ModelLimits limits) {
+  limits.max_positions = std::numeric_limits<int32_t>::max();
+  try {
+    LineJson parsed = read_call_json(body, limits);
+    Json& json = parsed.line["body"];
+    CountedBody counted;
+    CallBody call;
+    take_streaming(json, &call);
+    counted.model = model_named_in(json);
+    counted.gives_texts = LineBody(json).flag("return_token_strs");
+    for (const char* name : {"return_token_strs", "max_completion_tokens", "min_tokens"}) json.erase(name);
+    json["max_tokens"] = 1;
+    const bool is_empty = parsed.prompt.form == PromptField::Form::kText && parsed.prompt.texts.front().empty();
+    if (is_empty) parsed.prompt.texts.front() = "x";  // the other fields are checked as ever
+    const bool adds = LineBody(json).flag("add_special_tokens", true);
+    const Endpoint endpoint = json.contains("messages") ? Endpoint::kChat : Endpoint::kText;
+    std::vector<BatchPrompt> prompts = parse_body(std::move(parsed), "counted", endpoint, limits).prompts;
+    if (prompts.size() != 1) refuse_value(kPromptPath, "must be one text");
+    counted.tokens = is_empty ? limits.tokenizer->encode("", adds) : std::move(prompts.front().tokens);
+    return counted;
   } catch (Refusal& refusal) {
     take_path_off(&refusal, "the body");
     return LineError{"", refusal.code, refusal.message, refusal.param};

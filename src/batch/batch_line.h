@@ -109,6 +109,15 @@ struct CallBody {
 /// `name`: stands where a line has its custom_id; unless the body has a seed, the call's is seed_of(name).
 std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits);
 
+/// The body of a call whose tokens are to be counted (/tokenize): as that of an answer, but for lengths, which are no matter, a prompt that may be empty, and one field more.
+struct CountedBody {
+  std::vector<int32_t> tokens;
+  std::string model;         ///< as above
+  bool gives_texts = false;  ///< return_token_strs
+};
+/// `limits`: with a tokenizer.
+std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, ModelLimits limits);
+
 /// Of a line that is good, the custom_id as it is written; empty if it has none. Without looking at its prompts.
 std::string custom_id_of(std::string_view line);
 

@@ -143,8 +143,19 @@ TEST(BatchLine, PromptsMayBeTruncated) {
   EXPECT_THAT(good(R"("prompt": [[1, 2, 3], [4]], "truncate_prompt_tokens": 2)").prompts[0].tokens, ElementsAre(2, 3));
   EXPECT_EQ(good(R"("prompt": ")" + std::string(300, 'a') + R"(", "max_tokens": 20, "truncate_prompt_tokens": -1)").prompts[0].tokens.size(), 80u);
   const ByteTokenizer with_bos(true);  // which stays
-  auto parsed = parse_batch_line(line_with(R"("prompt": "abcdef", "truncate_prompt_tokens": 3)"), {257, 100, &with_bos});
-  EXPECT_THAT(std::get<BatchRequest>(parsed).prompts[0].tokens, ElementsAre(256, 'e', 'f'));
+  const auto prompt_of = [&](const std::string& fields, int64_t max_positions = 100, bool tokenizer = true) {
+    auto parsed = parse_batch_line(line_with(fields), {257, max_positions, tokenizer ? &with_bos : nullptr});
+    if (const auto* error = std::get_if<LineError>(&parsed)) ADD_FAILURE() << error->message;
+    return parsed.index() == 0 ? std::get<BatchRequest>(parsed).prompts[0].tokens : std::vector<int32_t>();
+  };
+  EXPECT_THAT(prompt_of(R"("prompt": "abcdef", "truncate_prompt_tokens": 3)"), ElementsAre(256, 'e', 'f'));
+  const std::string ids = R"("prompt": [256, 1, 2, 3, 4, 5, 6, 7, 8], "max_tokens": 1, "truncate_prompt_tokens": )";
+  EXPECT_THAT(prompt_of(ids + "3"), ElementsAre(256, 7, 8));
+  EXPECT_THAT(prompt_of(ids + "1"), ElementsAre(8));
+  EXPECT_THAT(prompt_of(ids + "9"), ElementsAre(256, 1, 2, 3, 4, 5, 6, 7, 8));
+  EXPECT_THAT(prompt_of(ids + "-1", 5), ElementsAre(256, 6, 7, 8)) << "more ids than the model has positions";
+  EXPECT_THAT(prompt_of(ids + "-1", 5, false), ElementsAre(5, 6, 7, 8)) << "nobody says what a BOS is";
+  EXPECT_THAT(prompt_of(R"("prompt": [1, 256, 3], "truncate_prompt_tokens": 1)"), ElementsAre(3));
 }
 
 TEST(BatchLine, PromptLogprobs) {

@@ -17,6 +17,10 @@ constexpr int64_t kMaxKwargsValues = 100'000;
 }  // namespace
 
 ChatSource find_chat_template(const std::string& model, const std::string& file, const Tokenizer* tokenizer) {
+  if (!tokenizer && !file.empty())
+    fail_user(
+        "--chat-template {}: without a tokenizer (--skip-tokenizer-init, or a model without tokenizer files) no conversation is written out; leave it out",
+        file);
   if (!tokenizer) return {nullptr, "there is no tokenizer"};
   if (!file.empty()) return {ChatTemplate::from_file(file, tokenizer->special_tokens()), ""};
   try {

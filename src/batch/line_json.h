@@ -27,6 +27,7 @@ struct PromptField {
   enum class Form { kNone, kText, kIds, kTexts, kLists, kEmpty, kMixed, kOther };
   struct Ids {
     std::vector<int32_t> kept;  ///< the last LineBounds::ids
+    int32_t first = 0;          ///< of all `count`
     int64_t count = 0;
   };
 

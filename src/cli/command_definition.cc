@@ -44,6 +44,12 @@ bool parse_number(const std::string& text, T* value) {
   return error == std::errc() && rest == end;
 }
 
+CLI::Validator one_of(std::vector<std::string> among) {
+  return CLI::Validator([among = std::move(among)](
+                            std::string& text) { return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among); },
+                        "");
+}
+
 /// The value of such a flag comes into prompts, answers or tables.
 bool is_text(const std::string& type) { return type.starts_with("TEXT") || type.starts_with("NAME"); }
 
@@ -88,6 +94,43 @@ CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std:
 CLI::Option* CommandDefinition::one_at_a_time(CLI::Option* option) {
   // CLI11 lets an option with a vector take further words after its first, and take "[a,b]" apart.
   return option->expected(1)->allow_extra_args(false)->take_all();
+}
+
+CLI::Option* CommandDefinition::lists(const std::string& names, std::function<void(std::vector<std::string>)> take, const CLI::Validator& check,
+                                      const std::string& description, const std::string& type) {
+  const auto take_parts = [take = std::move(take)](const std::vector<std::string>& words) {
+    std::vector<std::string> parts;
+    for (const std::string& word : words)
+      for (std::string& part : split_list(word)) parts.push_back(std::move(part));
+    take(std::move(parts));
+  };
+  return one_at_a_time(added(app.add_option_function<std::vector<std::string>>(names, take_parts, description), type))
+      ->check(CLI::Validator(
+          [check](std::string& word) {
+            std::string why;
+            for (std::string& part : split_list(word))
+              if (why.empty()) why = check(part);
+            return why;
+          },
+          ""));
+}
+
+CLI::Option* CommandDefinition::whole_lists(const std::string& names, std::vector<int64_t>& values, uint64_t low, uint64_t high, const std::string& description,
+                                            const std::string& type) {
+  const auto take = [&values](const std::vector<std::string>& parts) {
+    values.clear();
+    for (const std::string& part : parts) parse_number(part, &values.emplace_back());
+  };
+  CLI::Option* option = lists(names, take, whole_number(low, high), description, type);
+  return values.empty() ? option : option->default_str(fmt::format("{}", fmt::join(values, ",")));
+}
+
+CLI::Option* CommandDefinition::choice_lists(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& among,
+                                             const std::string& description) {
+  CLI::Option* option = lists(
+      names, [&values](std::vector<std::string> parts) { values = std::move(parts); }, one_of(among), description, "NAME,...");
+  choices[option] = among;
+  return option;
 }
 
 CLI::Option* CommandDefinition::file(FileUse use, const std::string& names, std::string& value, const std::string& description, const std::string& type) {
@@ -155,12 +198,9 @@ CLI::Option* CommandDefinition::real(const std::string& names, double& value, do
 CLI::Option* CommandDefinition::choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description,
                                        const std::string& type) {
   CLI::Option* option = added(app.add_option(names, value, description), type);
-  choices[option] = among;
-  return option->check(CLI::Validator(
-      [among = std::move(among)](std::string& text) {
-        return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among);
-      },
-      ""));
+  option->check(one_of(among));
+  choices[option] = std::move(among);
+  return option;
 }
 
 CLI::Option* CommandDefinition::choice_list(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description) {

@@ -123,8 +123,8 @@ class RunBatchDefinition : public CommandDefinition {
     flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
     flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any line is bad (without it, if lines are bad and none is answered)");
     text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
-    flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
-    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    CLI::Option* skips = flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->excludes(skips);
     json(options_.json, options_.json_file, "a summary of the run");
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
     text(
@@ -359,10 +359,11 @@ class BenchDefinition : public CommandDefinition {
     text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
-    wholes("--shared-prefix", options_.shared_prefix, 0, kManyTokens, ',',
-           "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on", "N,...");
-    wholes(
-        "--prefix-groups", options_.prefix_groups, 1, kManyTokens, ',',
+    whole_lists("--shared-prefix", options_.shared_prefix, 0, kManyTokens,
+                "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on",
+                "N,...");
+    whole_lists(
+        "--prefix-groups", options_.prefix_groups, 1, kManyTokens,
         "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before",
         "G,...");
     whole("--seed", options_.seed, 0, "of prompts and lengths")->capture_default_str();
@@ -425,16 +426,10 @@ class BenchDefinition : public CommandDefinition {
     PeerFlags& peers = options_.peers;
     const std::vector<std::string> names(std::begin(kPeers), std::end(kPeers));
     CLI::Option* option =
-        texts("--peers", peers.names,
-              "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)",
-              "NAME,...")
-            ->delimiter(',');
-    choices[option] = names;
-    option->check(CLI::IsMember(names).description(""));
+        choice_lists("--peers", peers.names, names,
+                     "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)");
     file(FileUse::kRead, "--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
-    wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")
-        ->capture_default_str()
-        ->needs(option);
+    whole_lists("--peer-batch", peers.batch_sizes, 1, 1 << 20, "batch sizes that accelerate tries; the fastest counts", "N,...")->needs(option);
     whole("--peer-rounds", peers.rounds, 0, "batches that are run, the others are counted at their time; 0: all")->capture_default_str()->needs(option);
     text("--peer-policy", peers.policy,
          "flexllmgen's own flags, or several sets of them with a semicolon between: the fastest counts (default: those of its published runs of the model)",
@@ -490,8 +485,8 @@ class PlanDefinition : public CommandDefinition {
     text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|GGUF|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
     file(FileUse::kRead, "-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch; - reads stdin", "IN.jsonl");
-    flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
-    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    CLI::Option* skips = flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->excludes(skips);
     text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate", "A[:B]")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
@@ -597,7 +592,7 @@ void add_sampling_flags(CommandDefinition& command, SamplingParams* params) {
   add_choice_flags(command, params);
   command.whole("--seed", params->seed, 0, "of the random numbers")->capture_default_str();
   add_stop_flag(command, params);
-  command.wholes("--stop-token-id", params->stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
+  command.wholes("--stop-token-id", params->stop_token_ids, 0, std::numeric_limits<int32_t>::max(), "end at this token (may be given several times)", "ID");
 }
 
 void refuse_empty_stops(const std::vector<std::string>& stops) {

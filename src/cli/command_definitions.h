@@ -41,13 +41,15 @@ class CommandDefinition {
   /// Texts and names are UTF-8; names of files may be anything.
   CLI::Option* text(const std::string& names, std::string& value, const std::string& description, const std::string& type);
   CLI::Option* texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type);
-  /// Whole numbers, from 0 on; `delimiter`: between several of one word, 0: none.
+  /// Whole numbers, from 0 on.
   template <typename T>
-  CLI::Option* wholes(const std::string& names, std::vector<T>& values, uint64_t low, uint64_t high, char delimiter, const std::string& description,
-                      const std::string& type) {
-    CLI::Option* option = one_at_a_time(added(app.add_option(names, values, description), type))->check(whole_number(low, high));
-    return delimiter ? option->delimiter(delimiter) : option;
+  CLI::Option* wholes(const std::string& names, std::vector<T>& values, uint64_t low, uint64_t high, const std::string& description, const std::string& type) {
+    return one_at_a_time(added(app.add_option(names, values, description), type))->check(whole_number(low, high));
   }
+  /// The same, and some of `among`; of one word several, with commas between.
+  CLI::Option* whole_lists(const std::string& names, std::vector<int64_t>& values, uint64_t low, uint64_t high, const std::string& description,
+                           const std::string& type);
+  CLI::Option* choice_lists(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& among, const std::string& description);
   /// The same for names of files: flags that name one are defined by these. A word behind a bar in the type ("FILE|auto") is a value that names none.
   CLI::Option* file(FileUse use, const std::string& names, std::string& value, const std::string& description, const std::string& type);
   CLI::Option* files(FileUse use, const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type);
@@ -79,6 +81,9 @@ class CommandDefinition {
  private:
   static CLI::Validator whole_number(uint64_t low, uint64_t high);
   CLI::Option* added(CLI::Option* option, const std::string& type);
+  /// `take` gets the parts of all words, which passed `check`. (CLI11's own delimiter() leaves out parts that are empty.)
+  CLI::Option* lists(const std::string& names, std::function<void(std::vector<std::string>)> take, const CLI::Validator& check, const std::string& description,
+                     const std::string& type);
   /// It may be given several times, with a value each.
   static CLI::Option* one_at_a_time(CLI::Option* option);
 

@@ -368,6 +368,10 @@ TEST(WithoutTokenizer, PromptsOfTokenIdsAreAnswered) {
   plan.engine = batch.engine;
   plan.input = batch.input;
   stdout_of([&] { EXPECT_EQ(plan_command(plan), kExitDone); });
+  plan.chat_template = batch.chat_template = directory.file("t.jinja");
+  for (const std::string& refused : {said([&] { plan_command(plan); }), said([&] { run_batch_command(batch); })})
+    EXPECT_THAT(refused, testing::HasSubstr("--chat-template " + plan.chat_template + ": without a tokenizer"));
+  plan.chat_template = batch.chat_template = "";
   write_text(batch.input, line("a", R"("prompt":[1,5,9],"stop":"x")") + line("b", R"("prompt":"text")") + line("c", R"("prompt":[1],"bad_words":["x"])"));
   EXPECT_THAT(said([&] { plan_command(plan); }), testing::HasSubstr("no tokenizer"));
   batch.engine.kv_cache_dtype = "auto";
@@ -614,7 +618,7 @@ TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
   EXPECT_THAT(text_with(400 * kGiB), testing::Not(testing::HasSubstr("disk space for spilled data")));
 }
 
-TEST(PlanCommand, SaysWhatARunNeedsAndRefuses) {
+TEST(PlanCommand, SaysWhatARunNeeds) {
   PlanOptions options = plan_of_opt_1_3b({16, 16}, {4, 4}, 4, 2 * kGiB);
   options.engine.weight_dtype = "int4";
   const char* note = "note: --weight-dtype int4: a run makes these weights once and keeps them on disk, so it needs --disk-dir\n";
@@ -622,9 +626,6 @@ TEST(PlanCommand, SaysWhatARunNeedsAndRefuses) {
   TemporaryDirectory directory;
   options.engine.disk_directory = directory.path();
   EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::Not(testing::HasSubstr("note: ")));
-  options.engine.weight_dtype = "auto";
-  options.engine.weight_quantization = "mse";
-  EXPECT_THAT(said([&] { plan_command(options); }), testing::HasSubstr("--weight-quantization mse: the weights are not quantized"));
 }
 
 /// Weights of a checkpoint have the types that they have.
@@ -744,6 +745,11 @@ TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
               testing::StartsWith("1 of 3 lines cannot be answered and are left out, the first is line 2: not valid JSON"));
   options.json = false;
   EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("note: no tokenizer: counted a token for every 4 bytes of text"));
+  options.skip_tokenizer = true;  // a run takes no text then
+  EXPECT_EQ(job(line("a", text) + line("b", "[1,2,3]"))["job"]["sequences"], 1);
+  options.skip_tokenizer = false;
+  options.chat_template = "t.jinja";
+  EXPECT_THAT(said([&] { plan_command(options); }), testing::HasSubstr("--chat-template t.jinja: opt-1.3b is no checkpoint and has no tokenizer"));
 }
 
 /// How many times faster is of two predictions: the job's, and the same job's with sharing off.

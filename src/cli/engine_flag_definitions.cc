@@ -150,6 +150,11 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
     for (const std::string& weights : split_list(flags.weight_dtype))
       if (weights == "bf16" || weights == "fp16")
         fail_user("--matmul-dtype int8: {} weights are not multiplied in integers; give --weight-dtype int4 or int8", weights);
+  if (flags.weight_quantization != "auto")
+    for (const std::string& weights : split_list(flags.weight_dtype))
+      if (weights != "int8" && weights != "int4")
+        fail_user("--weight-quantization {}: weights of --weight-dtype {} are not quantized; give int4 or int8 in its place", flags.weight_quantization,
+                  weights);
   if (flags.chooses_dtypes()) {
     const std::string lists = fmt::format("--weight-dtype {} --kv-cache-dtype {}", flags.weight_dtype, flags.kv_cache_dtype);
     if (command.get_name() == "eval" || command.get_name() == "generate" || command.get_name() == "chat" || command.get_name() == "serve")

@@ -489,12 +489,29 @@ TEST(Options, WhatCannotBeHonouredIsRefusedAtTheStart) {
                   {"bench -m m --backend cuda --peers flexllmgen --peer-batch 8", "--peer-batch: it is for accelerate"},
                   {"serve -m m --max-body 8Mo", "--max-body: "},
                   {"serve -m m --state s --max-file 8Mo", "--max-file: "},
+                  {kBatch + "--weight-quantization mse", "--weight-quantization mse: weights of --weight-dtype auto are not quantized"},
+                  {kBatch + "--weight-dtype bf16,int4 --disk-dir /tmp --weight-quantization mse", "weights of --weight-dtype bf16 are not quantized"},
+                  {kBatch + "--skip-tokenizer-init --chat-template t.jinja", "--skip-tokenizer-init"},
+                  {"plan -m m -i in --skip-tokenizer-init --chat-template t.jinja", "--skip-tokenizer-init"},
                   {kBatch + "--shard 4/4", "--shard 4/4: give I/N"},
                   {kBatch + "--shard x", "--shard x: give I/N"},
                   {kBatch + "--stages 2:2", "--stages 2:2: this process was started alone"},
                   {"bench -m m --pipeline-stages 2", "--pipeline-stages 2: this process was started alone"}});
   EXPECT_EQ(parsed<MapOptions>(map + "--min-tokens 0").json_schema, "s");
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--weight-dtype int8,int4 --disk-dir /tmp --weight-quantization mse").engine.weight_quantization, "mse");
   EXPECT_EQ(parsed<BenchOptions>("bench -m m --peers accelerate --peer-batch 8").peers.batch_sizes, std::vector<int64_t>{8});
+}
+
+// CLI11 by itself leaves out what is empty between two commas.
+TEST(Options, EveryPartOfAListCounts) {
+  const auto peers = parsed<BenchOptions>("bench -m m --backend cuda --peers accelerate,flexllmgen --peer-batch 8,2 --peer-batch 4").peers;
+  EXPECT_THAT(peers.names, testing::ElementsAre("accelerate", "flexllmgen"));
+  EXPECT_EQ(peers.batch_sizes, (std::vector<int64_t>{8, 2, 4}));
+  EXPECT_EQ(parsed<BenchOptions>("bench -m m --peers accelerate").peers.batch_sizes, (std::vector<int64_t>{8, 32}));
+  EXPECT_THAT(said({"bench", "--help-all"}, kExitDone), HasSubstr("(default: 8,32)"));
+  for (const char* wrong : {"--shared-prefix 32,,16", "--shared-prefix ,", "--prefix-groups 2,", "--peers accelerate --peer-batch ,8"})
+    EXPECT_THAT(said(words_of(std::string("bench -m m ") + wrong), kExitUsage), HasSubstr("'' is not a whole number")) << wrong;
+  EXPECT_THAT(said(words_of("bench -m m --peers accelerate,"), kExitUsage), HasSubstr("--peers: '' is not accelerate or flexllmgen"));
 }
 
 // By what mpirun says: a single process is as good as one that was started alone.

@@ -70,9 +70,14 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   std::unique_ptr<Tokenizer> tokenizer;
   const bool has_weights = is_checkpoint(options.model);
   if (has_weights && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
+  if (!has_weights && !options.chat_template.empty())
+    fail_user(
+        "--chat-template {}: {} is no checkpoint and has no tokenizer, so no conversation is written out (texts are counted by their bytes); leave it out",
+        options.chat_template, options.model);
   const std::atomic<bool> never{false};
-  const ModelLimits limits = has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
-                                         : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
+  const ModelLimits limits =
+      has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
+                  : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, options.skip_tokenizer ? 0 : kTextBytesPerToken};
   std::optional<PipedInput> piped;
   if (options.input == "-") piped.emplace();
   const BatchInput input = BatchInput::scan(piped ? piped->path() : options.input, limits, never);
@@ -133,7 +138,6 @@ int plan_command(const PlanOptions& given) {
   const DType compute = compute_dtype_of(engine, *model);
   if (engine.disk_directory.empty() && dtype_to_make(engine, *model))
     notes.push_back(fmt::format("--weight-dtype {}: a run makes these weights once and keeps them on disk, so it needs --disk-dir", engine.weight_dtype));
-  if (allowed.size() == 1) weight_range_of(engine);  // a way to quantize that a run refuses
   model = model_to_plan(engine, std::move(model));
   check_matmul_dtype(engine, *model);
   const Precision precision = precision_of(engine, *model, compute);

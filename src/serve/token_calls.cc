@@ -1,68 +1,45 @@
 #include "serve/token_calls.h"
 
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "batch/answer_json.h"
-#include "batch/batch_fields.h"
-#include "io/checked_json.h"
 #include "serve/api_error.h"
 
 namespace flexgen {
 namespace {
 
 using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMostTokens = 1 << 20;
 
-/// With its names as they came: templates write out objects in their order.
-OrderedJson object_of(HttpCall& call, const ServeContext& context) {
-  const std::string text = call.body(context.most_body_bytes);
-  object_body(text);  // which refuses what is no such body
-  OrderedJson json = parse_json<OrderedJson>(text, "the body");
-  if (json.contains("model") && !json["model"].is_null()) {
-    if (!json["model"].is_string()) throw ApiError{400, "model must be a string", "invalid_value", "model"};
-    check_model(context, json["model"].get<std::string>());
-  }
+void check_tokenizer(const ServeContext& context) {
   if (!context.limits.tokenizer) throw ApiError{400, "the model has no tokenizer", "no_tokenizer"};
-  return json;
 }
 
 }  // namespace
 
 void tokenize_call(HttpCall& call, const ServeContext& context) {
-  OrderedJson json = object_of(call, context);
-  bool texts = false;
-  if (json.contains("return_token_strs")) {
-    if (!json["return_token_strs"].is_boolean()) throw ApiError{400, "return_token_strs must be true or false", "invalid_value", "return_token_strs"};
-    texts = json["return_token_strs"].get<bool>();
-    json.erase("return_token_strs");
-  }
-  // Whatever is too long or too short for an answer may be counted.
-  const bool is_empty = json.contains("prompt") && json["prompt"] == "";
-  if (is_empty) json["prompt"] = "x";  // the other fields are checked as ever
-  ModelLimits limits = limits_now(context);
-  limits.max_positions = std::numeric_limits<int32_t>::max();
-  for (const char* length : {"max_completion_tokens", "min_tokens"}) json.erase(length);
-  json["max_tokens"] = 1;
-  auto parsed = parse_call_body(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace), json.contains("messages") ? Endpoint::kChat : Endpoint::kText,
-                                "tokenize", limits);
+  check_tokenizer(context);
+  const auto parsed = parse_counted_body(call.body(context.most_body_bytes), limits_now(context));
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
-  const std::vector<BatchPrompt>& prompts = std::get<CallBody>(parsed).request.prompts;
-  if (prompts.size() != 1) throw ApiError{400, "prompt must be one text", "invalid_value", "prompt"};
-  const bool adds = !json.contains("add_special_tokens") || json["add_special_tokens"] != false;
-  const std::vector<int32_t> tokens = is_empty ? context.limits.tokenizer->encode("", adds) : prompts.front().tokens;
-  nlohmann::ordered_json answer{{"count", tokens.size()}, {"max_model_len", context.limits.max_positions}, {"tokens", tokens}, {"token_strs", nullptr}};
-  if (texts) {
+  const CountedBody& body = std::get<CountedBody>(parsed);
+  check_model(context, body.model);
+  nlohmann::ordered_json answer{
+      {"count", body.tokens.size()}, {"max_model_len", context.limits.max_positions}, {"tokens", body.tokens}, {"token_strs", nullptr}};
+  if (body.gives_texts) {
     answer["token_strs"] = nlohmann::ordered_json::array();
-    for (const int32_t token : tokens) answer["token_strs"].push_back(context.limits.tokenizer->token_text(token));
+    for (const int32_t token : body.tokens) answer["token_strs"].push_back(context.limits.tokenizer->token_text(token));
   }
   call.answer(200, "application/json", json_text(answer));
 }
 
 void detokenize_call(HttpCall& call, const ServeContext& context) {
-  const Json json = object_of(call, context);  // in which nothing depends on the order
+  const Json json = object_body(call.body(context.most_body_bytes));
+  if (const auto model = json.find("model"); model != json.end() && !model->is_null()) {
+    if (!model->is_string()) throw ApiError{400, "model must be a string", "invalid_value", "model"};
+    check_model(context, model->get<std::string>());
+  }
+  check_tokenizer(context);
   for (const auto& [name, value] : json.items())
     if (name != "model" && name != "tokens")
       throw ApiError{400, fmt::format("the body has the field '{}', which is not known; leave it out", name.substr(0, 80)), "unsupported_parameter",

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "batch/answer_json.h"
 #include "batch/batch_line.h"
+#include "batch/special_tokens.h"
 #include "tables/row_prompt.h"
 
 namespace flexgen {
@@ -34,11 +35,10 @@ SplitTokens split_tokens(const Tokenizer& tokenizer, const std::string& prompt, 
   return split;
 }
 
-/// `bos`: the prompt begins with one, which stays.
-void truncate(std::vector<int32_t>& prompt, int64_t room, Truncation truncation, bool bos) {
-  if (std::ssize(prompt) <= room || truncation == Truncation::kRefuse || room < 2) return;
+void truncate(std::vector<int32_t>& prompt, int64_t room, Truncation truncation, const Tokenizer& tokenizer) {
+  if (std::ssize(prompt) <= room || truncation == Truncation::kRefuse || room < 1) return;
   if (truncation == Truncation::kRight) prompt.resize(static_cast<size_t>(room));
-  else prompt.erase(prompt.begin() + (bos ? 1 : 0), prompt.end() - (room - (bos ? 1 : 0)));
+  else cut_to_last(&tokenizer, room, &prompt);
 }
 
 double logprob_of_token(const nlohmann::json& top, const Tokenizer& tokenizer, int32_t token) {
@@ -61,7 +61,7 @@ nlohmann::ordered_json ChoicePrompts::fields(const std::string& prompt, bool cha
       if (split.choices[i] == split.choices[j]) fail_user("--choices: '{}' and '{}' are the same tokens for this model", choices_[j], choices_[i]);
   }
   if (split.prompt.empty()) fail_user("--choices: a prompt is empty, and this model puts no token before a text, so nothing comes before a choice");
-  truncate(split.prompt, max_positions_ - static_cast<int64_t>(longest), truncation_, tokenizer_.bos() == split.prompt.front());
+  truncate(split.prompt, max_positions_ - static_cast<int64_t>(longest), truncation_, tokenizer_);
   nlohmann::ordered_json fields;
   if (single) {
     std::vector<int32_t> ids;

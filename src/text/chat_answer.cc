@@ -15,6 +15,7 @@ using jinja::Value;
 constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
 constexpr std::string_view kPythonTag = "<|python_tag|>";
 constexpr std::string_view kCalls = "[TOOL_CALLS]", kArguments = "[ARGS]", kCallId = "[CALL_ID]";
+constexpr std::string_view kAction = "<|START_ACTION|>", kActionEnd = "<|END_ACTION|>";
 constexpr int64_t kMaxValues = 100'000;
 
 std::string_view trimmed(std::string_view text) { return jinja::strip(text, "", true, true); }
@@ -44,9 +45,9 @@ const Value* member(const Value& dict, std::string_view name) { return dict.dict
 std::string json_of(const Value& value) { return jinja::to_json(value, {}); }
 
 /// {"name": ..., "arguments" or "parameters": {...}}. Throws Failure for anything else.
-ToolCall call_of(const Value& value) {
+ToolCall call_of(const Value& value, std::string_view name_of_name = "name") {
   if (!value.dict()) jinja::fail("no object");
-  const Value* name = member(value, "name");
+  const Value* name = member(value, name_of_name);
   const Value* arguments = member(value, "arguments");
   if (!arguments) arguments = member(value, "parameters");
   if (!name || !name->text() || !arguments) jinja::fail("no name, or no arguments");
@@ -121,6 +122,19 @@ Found mistral_calls(std::string_view text) {
   return found;
 }
 
+Found command_calls(std::string_view text) {
+  Found found{text.find(kAction), {}};
+  for (size_t at = found.begin; at != std::string_view::npos; at = text.find(kAction, at)) {
+    at += kAction.size();
+    const size_t end = std::min(text.find(kActionEnd, behind_json(text, at)), text.size());
+    const Value list = parsed(text.substr(at, end - at));
+    if (!list.list()) jinja::fail("no list");
+    for (const Value& call : list.list()->items) found.calls.push_back(call_of(call, "tool_name"));
+    at = end;
+  }
+  return found;
+}
+
 Found calls_of(std::string_view text, CallForm form) {
   try {
     switch (form) {
@@ -131,6 +145,7 @@ Found calls_of(std::string_view text, CallForm form) {
       case CallForm::kMistral:
       case CallForm::kMistralNamed:
       case CallForm::kMistralNumbered: return mistral_calls(text);
+      case CallForm::kCommand: return command_calls(text);
     }
   } catch (const jinja::Failure&) {
   }
@@ -231,6 +246,7 @@ CallForm call_form_of(std::string_view source) {
   if (has(kCalls)) return !has(kArguments) ? CallForm::kMistral : has(kCallId) ? CallForm::kMistralNumbered : CallForm::kMistralNamed;
   // Others put XML between the same marks (Qwen3-Coder, GLM).
   if (has(kCall)) return has("<function=") || has("<arg_key>") || has("<parameter=") ? CallForm::kNone : CallForm::kHermes;
+  if (has(kAction) && has(kActionEnd) && has("tool_name")) return CallForm::kCommand;
   if (has("<|start_header_id|>") && has("\"parameters\": ")) return CallForm::kLlama;
   return CallForm::kNone;
 }
@@ -250,6 +266,7 @@ bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks) {
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer) {
   if (form.channels || is_mistral(form.calls)) return true;
   if (form.calls == CallForm::kHermes && tokenizer.has_special_tokens(kCall)) return true;
+  if (form.calls == CallForm::kCommand && tokenizer.has_special_tokens(kAction)) return true;
   return form.thinks && (tokenizer.has_special_tokens(form.marks.begin) || tokenizer.has_special_tokens(form.marks.end));
 }
 

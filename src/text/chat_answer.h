@@ -19,6 +19,7 @@ enum class CallForm {
   kMistral,          ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}]
   kMistralNamed,     ///< [TOOL_CALLS]name[ARGS]{...}
   kMistralNumbered,  ///< [TOOL_CALLS]name[CALL_ID]123456789[ARGS]{...}
+  kCommand,          ///< <|START_ACTION|>[{"tool_call_id": "0", "tool_name": ..., "parameters": {...}}]<|END_ACTION|> (Command R7B, A)
   kHarmony,          ///< messages to functions (text/chat_harmony.h)
 };
 /// These are read alike.

@@ -113,6 +113,23 @@ TEST(ChatAnswer, CallsOfMistral) {
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
 
+TEST(ChatAnswer, CallsOfCommand) {
+  const AnswerForm form{.calls = CallForm::kCommand, .thinks = true, .marks = *thought_marks_of("<|END_THINKING|><|START_RESPONSE|><|END_RESPONSE|>")};
+  const std::string call = R"({"tool_call_id": "0", "tool_name": "f", "parameters": {"b": 1.50, "a": "é"}})", read = R"(f{"b": 1.50, "a": "é"})";
+  const std::string calls = "<|START_ACTION|>[\n    " + call + ",\n    " + call + "\n]<|END_ACTION|>";
+  EXPECT_EQ(shown("<|START_THINKING|>I look.<|END_THINKING|>" + calls, form), "<I look.>" + read + read);
+  EXPECT_EQ(shown("Well." + calls, form), "[Well.]" + read + read);
+  EXPECT_EQ(shown("<|START_ACTION|>[" + call + "]", form), read) << "its end may be a token that is left out";
+  EXPECT_EQ(shown(calls, {.calls = CallForm::kCommand, .one_call = true}), read);
+  EXPECT_EQ(shown(calls, {}), "[" + calls + "]");
+  EXPECT_EQ(shown("<|START_RESPONSE|>Yes.<|END_RESPONSE|>", form), "[Yes.]");
+  const std::string marked = R"({"a": "<|END_ACTION|><|START_ACTION|>["})";
+  EXPECT_EQ(shown(R"(<|START_ACTION|>[{"tool_name": "f", "parameters": )" + marked + "}]<|END_ACTION|>", form), "f" + marked);
+  for (const std::string broken : {"<|START_ACTION|>", "<|START_ACTION|>[]<|END_ACTION|>", "<|START_ACTION|>[{\"tool_name\": \"f\"}]<|END_ACTION|>",
+                                   "<|START_ACTION|>[{\"name\": \"f\", \"parameters\": {}}]<|END_ACTION|>", "<|START_ACTION|>{}<|END_ACTION|>"})
+    EXPECT_EQ(shown(broken, form), "[" + broken + "]");
+}
+
 const AnswerForm kChannels{.calls = CallForm::kHarmony, .channels = true, .begun = "<|start|>assistant"};
 const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNext = "<|start|>assistant", kFinal = "<|channel|>final<|message|>Yes.",
                   kToF = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"x\":1}";
@@ -198,6 +215,7 @@ TEST(ChatAnswer, TheTemplateShowsTheForm) {
   EXPECT_EQ(call_form_of("[TOOL_CALLS]"), CallForm::kMistral);
   EXPECT_EQ(call_form_of("[TOOL_CALLS] [ARGS]"), CallForm::kMistralNamed);
   EXPECT_EQ(call_form_of("[TOOL_CALLS] [CALL_ID] [ARGS]"), CallForm::kMistralNumbered);
+  EXPECT_EQ(call_form_of("<|START_ACTION|>[{\"tool_name\": ...}]<|END_ACTION|>"), CallForm::kCommand);
   EXPECT_EQ(call_form_of("<|start_header_id|> {{- '\"parameters\": ' }}"), CallForm::kLlama);
   EXPECT_EQ(call_form_of("{{ messages }}"), CallForm::kNone);
 }

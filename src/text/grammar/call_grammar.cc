@@ -16,7 +16,7 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr size_t kMaxNameBytes = 64;  // OpenAI's
 constexpr int kCallBlanks = 1;
-constexpr const char* kIdPattern = "[a-zA-Z0-9]{9}";
+constexpr const char *kIdPattern = "[a-zA-Z0-9]{9}", *kIndexPattern = "[0-9]{1,3}";
 
 OrderedJson const_text(const std::string& text) { return {{"type", "const_string"}, {"value", text}}; }
 
@@ -84,6 +84,7 @@ struct CallParts {
   std::vector<OrderedJson> calls;  ///< without their mark
   std::string end;                 ///< a mark behind each of them, or behind all
   OrderedJson open, separator;     ///< null: nothing
+  OrderedJson close;               ///< behind the last of calls that have one mark; null: nothing
   bool marked_each = true;
   bool several = true;
 };
@@ -126,6 +127,19 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
         parts.separator = const_text(", ");
         parts.end = "]";
         break;
+      case CallForm::kCommand:
+        parts.mark = "<|START_ACTION|>";
+        parts.marked_each = false;
+        parts.open = const_text("[\n    ");
+        parts.calls.push_back(sequence_of({const_text(R"({"tool_call_id": ")"),
+                                           {{"type", "regex"}, {"pattern", kIndexPattern}},
+                                           const_text(fmt::format(R"(", "tool_name": "{}", "parameters": )", function.name)),
+                                           arguments_of(function),
+                                           const_text("}")}));
+        parts.separator = const_text(",\n    ");
+        parts.close = const_text("\n]");
+        parts.end = "<|END_ACTION|>";
+        break;
       case CallForm::kMistralNamed:
       case CallForm::kMistralNumbered: {
         parts.mark = "[TOOL_CALLS]";
@@ -158,7 +172,7 @@ OrderedJson forced_calls(const CallParts& parts, bool one_call, const Tokenizer*
   const bool several = !one_call && parts.several;
   const auto more = [&](const OrderedJson& next) { return several ? OrderedJson{{"type", "star"}, {"content", next}} : OrderedJson(); };
   if (parts.marked_each) return row_of({mark, parts.open, call, end, more(row_of({parts.separator, mark, call, end}))});
-  return row_of({mark, parts.open, call, more(row_of({parts.separator, call})), end});
+  return row_of({mark, parts.open, call, more(row_of({parts.separator, call})), parts.close, end});
 }
 
 /// Any text, in which a mark begins calls.
@@ -166,7 +180,8 @@ OrderedJson calls_in_text(const CallParts& parts, bool one_call, const Tokenizer
   const OrderedJson call = one_of(parts.calls);
   OrderedJson content = call;
   if (!parts.marked_each)
-    content = one_call ? row_of({parts.open, call}) : row_of({parts.open, call, OrderedJson{{"type", "star"}, {"content", row_of({parts.separator, call})}}});
+    content = one_call ? row_of({parts.open, call, parts.close})
+                       : row_of({parts.open, call, OrderedJson{{"type", "star"}, {"content", row_of({parts.separator, call})}}, parts.close});
   const std::optional<int32_t> token = special_token(parts.mark, tokenizer), end = special_token(parts.end, tokenizer);
   const OrderedJson begin = token ? mark_of(parts.mark, tokenizer) : OrderedJson(parts.mark);
   const OrderedJson tag{{"type", "tag"}, {"begin", begin}, {"content", content}, {"end", end ? mark_of(parts.end, tokenizer) : OrderedJson(parts.end)}};

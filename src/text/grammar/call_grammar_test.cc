@@ -42,7 +42,7 @@ class MarkedBytes : public Tokenizer {
   std::optional<int32_t> eos() const override { return 256; }
 
  private:
-  static constexpr std::string_view kMarks[] = {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"};
+  static constexpr std::string_view kMarks[] = {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|START_ACTION|>", "<|END_ACTION|>"};
   bool are_special_;
 };
 
@@ -112,6 +112,23 @@ TEST_P(CallGrammars, OfMistral) {
   expect_calls({{kAdd, kStop}, CallForm::kMistralNamed}, R"([TOOL_CALLS]add[ARGS]{"x": 1, "y": -2}[TOOL_CALLS]stop[ARGS]{})", 2);
   expect_calls({{kAdd, kStop}, CallForm::kMistralNumbered}, R"([TOOL_CALLS]add[CALL_ID]abcDEF789[ARGS]{"x": 1, "y": -2})", 1);
   EXPECT_FALSE(takes({{kStop}, CallForm::kMistralNumbered}, "[TOOL_CALLS]stop[CALL_ID]short[ARGS]{}"));
+}
+
+TEST_P(CallGrammars, OfCommand) {
+  const std::string add = R"({"tool_call_id": "0", "tool_name": "add", "parameters": {"x": 1, "y": -2}})",
+                    stop = R"({"tool_call_id": "1", "tool_name": "stop", "parameters": {}})";
+  const auto calls = [](const std::string& within) { return "<|START_ACTION|>[\n    " + within + "\n]<|END_ACTION|>"; };
+  WantedCalls wanted{{kAdd, kStop}, CallForm::kCommand};
+  expect_calls(wanted, calls(add), 1);
+  expect_calls(wanted, calls(add + ",\n    " + stop + ",\n    " + stop), 3);
+  EXPECT_FALSE(takes({{kAdd, kStop}, CallForm::kCommand, true}, calls(add + ",\n    " + stop)));
+  EXPECT_FALSE(takes(wanted, "<|START_ACTION|>[\n]<|END_ACTION|>"));
+  EXPECT_FALSE(takes(wanted, "Well." + calls(add)));
+  wanted.forced = false;
+  expect_calls(wanted, "Well." + calls(add + ",\n    " + stop), 2);
+  EXPECT_FALSE(takes(wanted, "Well." + calls(R"({"tool_call_id": "0", "tool_name": "add", "parameters": {}})")));
+  wanted.one_call = true;
+  expect_calls(wanted, "Well." + calls(add), 1);
 }
 
 TEST_P(CallGrammars, BesideTextOnlyWhatFollowsAMarkIsHeld) {
