@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/units.h"
+#include "plan/policy_sizes.h"
 #include "schedule/cache_store.h"
 #include "schedule/prefix_ends.h"
 #include "schedule/slot_rules.h"
@@ -302,8 +303,8 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
 
 }  // namespace
 
-double rows_of(const Workload& workload) {
-  return std::max(1.0, workload.computed_prompt_tokens() + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
+double rows_of(const Workload& workload, const Policy& policy) {
+  return std::max(1.0, computed_prompt_tokens(workload, policy) + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
 }
 
 SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort) {

@@ -35,8 +35,8 @@ struct SlotWalk {
   bool whole = true;  ///< else the job goes on as in the middle third of the walk
 };
 
-/// Rows (tokens that enter the model) of a whole job, as it is expected to be.
-double rows_of(const Workload& workload);
+/// Rows (tokens that enter the model) of a whole job under this policy, as it is expected to be.
+double rows_of(const Workload& workload, const Policy& policy);
 
 /// `effort`: slot-steps to walk, about; three blocks at least, if the job has them.
 SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort = 60000);
