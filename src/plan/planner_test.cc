@@ -469,6 +469,14 @@ TEST(Planner, IsDoneInTimeWithManyExperts) {
   }
 }
 
+/// Lines without a max_tokens may take all positions that a model has.
+TEST(Planner, LooksAtManyPoliciesWhereAnswersAreOpenEnded) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("llama-3.1-8b", 500, {200, 1000}, {130'000, 130'000});
+  const Plan plan = make_plan({*job.model, job.workload, {100 * kGiB, 4000 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
+  EXPECT_GT(plan.candidates.size(), 30) << plan.planning_s << " s";
+}
+
 /// They are read with a file's first sector and go with its last, which experts that are not chosen never come to.
 TEST(Planner, CountsChecksumsOfExpertsThatAreNotChosen) {
   const HardwareProfile hardware = HardwareProfile::generic();
