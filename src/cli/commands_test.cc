@@ -782,6 +782,23 @@ TEST(PlanCommand, SaysWhatSharingGains) {
   EXPECT_NEAR(said, gain, 0.06 * gain);
 }
 
+TEST(PlanCommand, SaysThatMemoryIsTooShortForSharing) {
+  TemporaryDirectory directory;
+  PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 400 * kMiB);
+  options.input = directory.file("in.jsonl");
+  std::string lines;
+  for (int i = 0; i < 8; ++i) {
+    std::string prompt;
+    for (int k = 0; k < 640; ++k) prompt += std::to_string(10 + k + i / 2) + ",";
+    lines += fmt::format(R"({{"prompt":[{}{}],"max_tokens":4}})", prompt, 1000 + i) + "\n";
+  }
+  write_text(options.input, lines);
+  EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("\nof 5,128 prompt tokens 2,560 are shared, but each prompt is computed whole: "));
+  options.json = true;
+  const Json plan = Json::parse(stdout_of([&] { plan_command(options); }));
+  EXPECT_EQ(plan["predicted"]["time_without_sharing_s"], plan["predicted"]["time_s"]);
+}
+
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({32, 96}, {8, 8}, 100, 2 * kGiB);

@@ -24,7 +24,7 @@ std::string bottleneck_text(const PlanInput& input, const Prediction& prediction
   const double share = prediction.busy[busiest] / prediction.time_s;
   std::string text = fmt::format("{} {:.0f}% busy", lane_name(busiest), 100 * share);
   if (busiest == LaneKind::kCompute && prediction.steps > 0) {
-    const double rows = rows_of(input.workload) / prediction.steps / static_cast<double>(policy.num_micro_batches);
+    const double rows = rows_of(input.workload, policy) / prediction.steps / static_cast<double>(policy.num_micro_batches);
     text += fmt::format(", {:.0f} rows a visit", rows);
   }
   return text;
@@ -66,7 +66,8 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   report.plan = make_plan(input);
   report.memory = memory_plan(input.model, report.plan.policy, input.workload, input.kv);
   report.binding = binding_text(input, report.plan, report.memory);
-  if (input.workload.total_shared_tokens > 0) report.unshared_time_s = unshared_time_s(input);
+  if (input.workload.total_shared_tokens > 0)
+    report.unshared_time_s = report.plan.policy.prefix_pages > 0 ? unshared_time_s(input) : report.plan.prediction.time_s;
 
   // The best of every other block and place of attention, and what it waits for.
   auto kind_of = [](const Policy& policy) { return std::tuple(policy.block_size(), policy.num_micro_batches, policy.attention_tier); };
@@ -138,7 +139,7 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
 }
 
 std::string sharing_text(const PlanReport& report, const PlanInput& input) {
-  return sharing_text(input.workload, report.unshared_time_s / report.plan.prediction.time_s);
+  return sharing_text(input.workload, report.plan.policy, report.unshared_time_s / report.plan.prediction.time_s);
 }
 
 std::string report_text(const PlanReport& report, const PlanInput& input) {

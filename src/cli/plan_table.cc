@@ -38,7 +38,7 @@ std::string placement_table(const Engine& engine) {
 
 std::string plan_table(const Engine& engine) {
   std::string text = placement_table(engine);
-  if (const std::string sharing = sharing_text(engine.workload()); !sharing.empty()) text += sharing + '\n';
+  if (const std::string sharing = sharing_text(engine.workload(), engine.policy()); !sharing.empty()) text += sharing + '\n';
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
   text += fmt::format("predicted: {} if answers take {}, {:.0f} in all ({} busiest: {}; {})\n", format_duration(predicted.time_s),
@@ -56,11 +56,12 @@ std::string server_plan_table(const Engine& engine) {
                                                engine.hardware().name);
 }
 
-std::string sharing_text(const Workload& workload, double times_faster) {
+std::string sharing_text(const Workload& workload, const Policy& policy, double times_faster) {
   if (workload.total_shared_tokens == 0) return "";
-  return fmt::format("of {} prompt tokens {} are shared; computed once{}", format_count(std::llround(workload.total_prompt_tokens)),
-                     format_count(std::llround(workload.total_shared_tokens)),
-                     times_faster > 0 ? fmt::format(": {:.1f} times faster than without", times_faster) : "");
+  const std::string shared = fmt::format("of {} prompt tokens {} are shared", format_count(std::llround(workload.total_prompt_tokens)),
+                                         format_count(std::llround(workload.total_shared_tokens)));
+  if (policy.prefix_pages == 0) return shared + ", but each prompt is computed whole: memory is so short that keeping what is shared would take more time";
+  return fmt::format("{}; computed once{}", shared, times_faster > 0 ? fmt::format(": {:.1f} times faster than without", times_faster) : "");
 }
 
 std::string expectation_text(const Workload& workload) {

@@ -13,8 +13,8 @@ std::string plan_table(const Engine& engine);
 /// The same of a server, which has no job that ends: how fast it is when it is full.
 std::string server_plan_table(const Engine& engine);
 
-/// What of the job's prompts is computed once for several sequences, and how many times faster the job is for it (0: not known); empty if nothing is. A sentence without its end.
-std::string sharing_text(const Workload& workload, double times_faster = 0);
+/// What the job's prompts have in common, whether the policy computes it once, and how many times faster the job is for it (0: not known); empty if they have nothing. A sentence without its end.
+std::string sharing_text(const Workload& workload, const Policy& policy, double times_faster = 0);
 
 /// How long answers are expected to be: "all of their max_tokens", or "40 tokens on average".
 std::string expectation_text(const Workload& workload);

@@ -505,5 +505,34 @@ TEST(CostModel, WalksSharersInPart) {
   EXPECT_NEAR(bytes_a_token(400) / bytes_a_token(1e6), 1, 0.1);
 }
 
+/// Of very long answers, steps that are like those before them are not walked: the same steps and rows, and the same time to a thousandth.
+TEST(CostModel, PassesOverStepsOfLongAnswers) {
+  std::mt19937_64 random(12);
+  for (int i = 0; i < 24; ++i) {
+    const auto model = shape(std::array{"opt-1.3b", "gemma-3-4b", "smollm2-135m", "gpt-oss-20b"}[static_cast<size_t>(i) % 4]);
+    const int64_t page = CacheLayout::page_tokens(*model, DType::kBF16);
+    const auto size = static_cast<int64_t>(2 + random() % 3), count = static_cast<int64_t>(1 + random() % 4);
+    const int64_t prefix = random() % 2 ? static_cast<int64_t>(random() % 20) * page : 0;
+    Workload workload;
+    for (int64_t k = 0; k < 3 * size * count; ++k)  // three blocks, which are walked in any case
+      workload.add(1 + static_cast<int64_t>(random() % 600) + prefix, 1 + static_cast<int64_t>(random() % 3000), false, false, {},
+                   {prefix, k % 5 == 0 ? 0 : prefix});
+    Policy policy = policy_of_sizes(*model, workload, DType::kBF16, size, count, 2, size + static_cast<int64_t>(random() % 100));
+    policy.weights = {0, 0.3, 0.7};
+    policy.kv_cache = {0, 0.25 * static_cast<double>(random() % 5), 0};
+    policy.kv_cache.disk = 1 - policy.kv_cache.cpu;
+    const SlotWalk all = walk_slots(*model, policy, DType::kBF16, workload, 1e9), some = walk_slots(*model, policy, DType::kBF16, workload, 1);
+    const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+    const Prediction exact = predict(*model, small_machine(), precision, policy, workload, all),
+                     near = predict(*model, small_machine(), precision, policy, workload, some);
+    const std::string text = fmt::format("{}: {} x {} rows {}, cache {}", i, size, count, policy.max_rows, policy.kv_cache.to_string());
+    EXPECT_NEAR(near.steps, exact.steps, 1e-6 * exact.steps) << text;
+    EXPECT_NEAR(some.rows, all.rows, 1e-6 * all.rows) << text;
+    EXPECT_NEAR(near.time_s / exact.time_s, 1, 0.001) << text;
+    EXPECT_NEAR(near.disk_read_bytes / exact.disk_read_bytes, 1, 0.001) << text;
+    EXPECT_NEAR(near.disk_write_bytes, exact.disk_write_bytes, 0.01 * exact.disk_write_bytes) << text;
+  }
+}
+
 }  // namespace
 }  // namespace flexgen::cost_model_test

@@ -219,6 +219,7 @@ std::vector<BlockShape> block_candidates(const Model& model, const Workload& wor
   if (!request.num_micro_batches)
     for (int64_t times : {1, 2, 3, 4}) counts.push_back(times * num_stages);
   std::vector<BlockShape> shapes{agreed};
+  const Workload sized = agreed.prefix_pages > 0 ? workload : workload.without_sharing();
   for (int64_t count : counts) {
     BlockShape shape = agreed;
     if (count != agreed.num_micro_batches) {
@@ -226,7 +227,7 @@ std::vector<BlockShape> block_candidates(const Model& model, const Workload& wor
       // Micro-batches that never have a sequence.
       if (count > num_stages && (count - 1) * size >= workload.num_sequences) continue;
       const int64_t most_rows = request.max_rows.value_or(std::max(round_up(ceil_div(rows, count), 16), round_up(size, 16)));
-      shape = policy_of_sizes(model, workload, kv, size, count, 1, most_rows).block();
+      shape = policy_of_sizes(model, sized, kv, size, count, 1, most_rows).block();
     }
     for (int64_t groups : {num_stages, count}) {
       shape.num_groups = groups;

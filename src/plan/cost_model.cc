@@ -218,7 +218,7 @@ Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, cons
     by_rows.emplace_back(step.rows_done, total);
   }
   // What was not walked goes on at the pace of the middle third, one block of three at least.
-  const double more = walk.whole ? 0 : rows_of(workload) - walk.rows;
+  const double more = walk.whole ? 0 : rows_of(workload, policy) - walk.rows;
   if (std::abs(more) > 0 && by_rows.size() > 1) {
     auto reached = [&](double rows) {
       auto at = std::find_if(by_rows.begin(), by_rows.end(), [&](const auto& entry) { return entry.first >= rows; });

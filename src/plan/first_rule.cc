@@ -69,7 +69,8 @@ double largest_share(Fits fits) {
 double rough_time_s(const Model& model, const Workload& workload, const Policy& policy, DType kv_dtype, const WeightSums& weights) {
   CacheLayout cache(model, policy, kv_dtype);
   double sequences = static_cast<double>(std::max<int64_t>(1, workload.num_sequences));
-  double rows = workload.computed_prompt_tokens() + workload.total_generated_tokens;
+  const double prompt_tokens = computed_prompt_tokens(workload, policy);
+  double rows = prompt_tokens + workload.total_generated_tokens;
   double waves = std::max(1.0, sequences / static_cast<double>(policy.block_size()));
   double steps = std::max(rows / static_cast<double>(policy.max_rows * policy.num_micro_batches), waves * (workload.mean_generated() + 1));
   double parameters = 0;
@@ -96,7 +97,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   // Steps are full while there are prompts, and generate alone in between; a step takes its slower resource's time.
   const double slots = std::min(sequences, static_cast<double>(policy.block_size()));
   const double full_rows = std::min(static_cast<double>(policy.max_rows * policy.num_micro_batches), rows);
-  const double full_steps = std::min(steps, workload.computed_prompt_tokens() / std::max(1.0, full_rows - slots));
+  const double full_steps = std::min(steps, prompt_tokens / std::max(1.0, full_rows - slots));
   const double other_rows = std::max(0.0, rows - full_steps * full_rows) / std::max(1.0, steps - full_steps);
   auto step_s = [&](double rows_of_step) {
     double computing_s = compute_s(rows_of_step);
@@ -136,26 +137,43 @@ class RuleSearch {
 
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
-    // Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
+    try_until_found();
+    // Last resort, and the truth about the smallest budget.
+    for (bool with_prefixes : {true, false}) {
+      if (best_) break;
+      shares_ = with_prefixes;
+      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.fewest_buffers(), 16);
+      if (with_prefixes) try_whole_prompts();
+    }
+    if (!best_) refuse();
+    return *best_;
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+  /// Few rows a visit cost speed and little memory is won, so they come late; and one buffer, with which nothing overlaps, last.
+  void try_until_found() {
     const std::vector<int> counts = request_.buffer_counts_in_need();
     const std::span<const int> all(counts), usual = all.first(request_.buffer_counts().size());
     for (std::span<const int> some : {usual, all.subspan(usual.size())})
       for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
         for (int buffers : some) {
           try_blocks(buffers, most_rows);
-          if (best_) return *best_;
+          if (best_) return;
         }
-    // Last resort, and the truth about the smallest budget.
-    for (bool with_prefixes : {true, false}) {
-      shares_ = with_prefixes;
-      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.fewest_buffers(), 16);
-      if (best_) return *best_;
-    }
-    refuse();
   }
 
- private:
-  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  /// Where prefixes leave room for the last resort at the most: blocks whose prompts are computed whole, if they take less time.
+  void try_whole_prompts() {
+    if (workload_.total_prefix_tokens == 0 || request_.block || (best_ && workload_.total_shared_tokens == 0)) return;
+    const Workload whole = workload_.without_sharing();
+    RuleSearch search(model_, whole, budgets_, request_, kv_dtype_);
+    search.try_until_found();
+    if (!search.best_ || (best_ && search.best_time_s_ >= best_time_s_)) return;
+    best_ = search.best_;
+    best_time_s_ = search.best_time_s_;
+  }
 
   void try_blocks(int buffers, int64_t most_rows) {
     std::vector<int64_t> counts{request_.num_stages, 2 * request_.num_stages, 4 * request_.num_stages};

@@ -32,6 +32,8 @@ constexpr int64_t kMaxSearchedBlock = 4096, kMaxSearchedRows = 4096;
 /// Up to so many rows a step may well take all prompts of a micro-batch at once; more hardly save any time.
 constexpr double kFewPromptRows = 2048;
 constexpr size_t kMaxClasses = 10;
+/// With so few sequences one alone may do better, or prompts that are computed whole.
+constexpr int64_t kSmallBlock = 4, kSmallSharingBlock = 32;
 
 /// Shares as flags can say them: tenths of a percent, rounded so that faster tiers never get more.
 Fractions rounded(const Fractions& shares) {
@@ -53,6 +55,7 @@ class Search {
     if (largest_buffers_matter()) buffers_ = in_.request.buffer_counts_in_need();
     try_blocks();
     if (!best_) try_with_less();
+    try_one_sequence();
     refine();
     try_hottest_first();
     try_more_weight_buffers();
@@ -65,6 +68,8 @@ class Search {
     plan_.planning_s = elapsed_s();
     return std::move(plan_);
   }
+  /// Whether memory had no room for some block.
+  bool is_short() const { return is_short_; }
 
  private:
   /// Of this thread's processor time: a busy machine must not change the plan.
@@ -109,6 +114,13 @@ class Search {
       most_rows_ = rows;
       try_blocks();
     }
+  }
+  /// Where hardly more have room, one at a time may leave more of it for what else takes time.
+  void try_one_sequence() {
+    if (in_.request.micro_batch_size || in_.request.num_micro_batches.value_or(1) > 1 || (best_ && best_->policy.block_size() > kSmallBlock)) return;
+    buffers_ = in_.request.buffer_counts_in_need();
+    most_rows_ = kMaxSearchedRows;
+    if (sizes_seen_.insert({1, 1}).second) try_block(1, 1);
   }
   std::vector<int64_t> blocks() const {
     const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxSearchedBlock);
@@ -202,7 +214,9 @@ class Search {
         }
       }
     }
-    if (!any) ++plan_.num_too_large;
+    if (any) return;
+    ++plan_.num_too_large;
+    is_short_ = true;
   }
 
   static double compute_time_s(const std::vector<StepClass>& classes) {
@@ -222,7 +236,7 @@ class Search {
     const bool beside = policy.attention_beside();
     std::vector<ComputeTimes> times;
     std::vector<std::pair<double, size_t>> order;
-    const double repeat = walk.whole ? 1 : rows_of(in_.workload) / walk.rows;
+    const double repeat = walk.whole ? 1 : rows_of(in_.workload, policy) / walk.rows;
     for (size_t i = 0; i < walk.steps.size(); ++i) {
       times.push_back(compute_times(policy, walk.steps[i]));
       order.emplace_back(times[i].both(), i);
@@ -618,6 +632,7 @@ class Search {
   double start_s_, first_found_s_ = 0;
   std::vector<int> buffers_ = in_.request.buffer_counts();  ///< the last one takes the least memory
   int64_t most_rows_ = kMaxSearchedRows;
+  bool is_short_ = false;
   std::set<std::pair<int64_t, int64_t>> sizes_seen_;
   std::vector<size_t> step_class_;  ///< a step of the walk: its class
   size_t last_class_ = 0;
@@ -645,7 +660,20 @@ class Search {
 
 Plan make_plan(const PlanInput& input) {
   refuse_loading_of_experts(input.model, input.request);
-  return Search(input).run();
+  Search search(input);
+  Plan plan = search.run();
+  if (!search.is_short() || input.workload.total_prefix_tokens == 0) return plan;
+  // Where memory is short, pages of prefixes take the room of sequences: more that compute their prompts whole may take less time. What sharing saves is not always known.
+  const bool is_known = input.workload.total_shared_tokens > 0 && plan.policy.block_size() <= kSmallSharingBlock;
+  if (plan.policy.prefix_pages > 0 && !is_known) return plan;
+  const Workload whole = input.workload.without_sharing();
+  const PlanInput apart{input.model, whole, input.budgets, input.request, input.compute, input.kv, input.hardware, input.time_limit_s, input.thorough};
+  Plan other = Search(apart).run();
+  if (other.prediction.time_s < plan.prediction.time_s) std::swap(plan, other);
+  plan.candidates.insert(plan.candidates.end(), other.candidates.begin(), other.candidates.end());
+  plan.complete = plan.complete && other.complete;
+  plan.planning_s += other.planning_s;
+  return plan;
 }
 
 Plan plan_by_first_rule(const PlanInput& input) {

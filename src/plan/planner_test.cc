@@ -386,6 +386,39 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   EXPECT_EQ(smallest(shared), smallest(apart));
 }
 
+/// Ten questions to each document: where the pages of two have no room beside a question's own, one sequence of 16 tokens a step was all that was left.
+TEST(Planner, PromptsAreComputedWholeWherePrefixesHaveNoRoom) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("smollm2-135m", 0, {1, 1}, {1, 1});
+  Workload shared;
+  for (int64_t i = 0; i < 100; ++i) shared.add(2048 + 64, 64, false, false, {}, {2048, i % 10 == 0 ? 0 : 2048});
+  const Workload apart = shared.without_sharing();
+  const auto input_of = [&](const Workload& workload, int64_t mib) {
+    return PlanInput{*job.model, workload, {mib * kMiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s};
+  };
+  const Precision precision = Precision::of(*job.model, DType::kBF16, DType::kBF16);
+  Policy smallest = policy_of_sizes(*job.model, apart, DType::kBF16, 1, 1, 1, 16);
+  smallest.weights = {0, 0, 1};
+  smallest.kv_cache = smallest.activations = {0, 1, 0};
+  const double smallest_s = predict(*job.model, hardware, precision, smallest, shared).time_s;
+  EXPECT_EQ(smallest_s, predict(*job.model, hardware, precision, smallest, apart).time_s) << "the job is walked in part";
+  for (int64_t mib : {60, 80, 120, 160, 190, 200, 300}) {
+    const Plan plan = make_plan(input_of(shared, mib));
+    EXPECT_LE(memory_plan(*job.model, plan.policy, shared, DType::kBF16).bytes(Tier::kCpu), mib * kMiB);
+    EXPECT_LE(plan.prediction.time_s, make_plan(input_of(apart, mib)).prediction.time_s) << mib;
+    EXPECT_EQ(plan.policy.prefix_pages > 0, mib >= 200) << mib;
+    EXPECT_LT(plan.prediction.time_s, (mib >= 120 ? 0.2 : 0.5) * smallest_s) << mib;
+    if (mib >= 120) {
+      EXPECT_LT(plan_by_first_rule(input_of(shared, mib)).prediction.time_s, 0.5 * smallest_s) << mib;
+    }
+  }
+  // What sharing saves may not be known, as of a server's calls: it keeps its room.
+  Workload unknown = shared;
+  unknown.total_shared_tokens = 0;
+  for (SequenceLength& length : unknown.sample) length.shared = 0;
+  EXPECT_GT(make_plan(input_of(unknown, 300)).policy.prefix_pages, 0);
+}
+
 TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job all = job_of("opt-1.3b", 200, {64, 192}, {96, 96});
@@ -434,6 +467,14 @@ TEST(Planner, IsDoneInTimeWithManyExperts) {
     const Plan plan = make_plan({*job.model, job.workload, {6 * kGiB, 100 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
     EXPECT_TRUE(plan.complete) << shape << ": " << plan.planning_s << " s";
   }
+}
+
+/// Lines without a max_tokens may take all positions that a model has.
+TEST(Planner, LooksAtManyPoliciesWhereAnswersAreOpenEnded) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("llama-3.1-8b", 500, {200, 1000}, {130'000, 130'000});
+  const Plan plan = make_plan({*job.model, job.workload, {100 * kGiB, 4000 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
+  EXPECT_GT(plan.candidates.size(), 30) << plan.planning_s << " s";
 }
 
 /// They are read with a file's first sector and go with its last, which experts that are not chosen never come to.

@@ -121,6 +121,10 @@ int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy&
   return std::min(found.count, most + static_cast<int64_t>(std::ceil(later)));
 }
 
+double computed_prompt_tokens(const Workload& workload, const Policy& policy) {
+  return policy.prefix_pages > 0 ? workload.computed_prompt_tokens() : workload.total_prompt_tokens;
+}
+
 double even_rows(const Workload& workload, int64_t block_size) {
   return static_cast<double>(block_size) * (workload.mean_computed_prompt() + workload.mean_generated()) / (workload.mean_generated() + 1);
 }

@@ -18,6 +18,9 @@ int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequ
 /// Places where the prefixes that a block of this policy keeps in its prefix_pages end. 0: not known, as of sequences whose sharers nobody knows yet.
 int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy& policy);
 
+/// Prompt tokens that the job computes under this policy: without pages for prefixes, all of every prompt.
+double computed_prompt_tokens(const Workload& workload, const Policy& policy);
+
 /// Rows of a step at which prompts come in at the pace at which sequences end, so that every step is alike.
 double even_rows(const Workload& workload, int64_t block_size);
 

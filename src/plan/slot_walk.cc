@@ -9,12 +9,16 @@
 #include <utility>
 
 #include "base/units.h"
+#include "plan/policy_sizes.h"
 #include "schedule/cache_store.h"
 #include "schedule/prefix_ends.h"
 #include "schedule/slot_rules.h"
 
 namespace flexgen {
 namespace {
+
+/// So many times the effort is walked step by step: what a search has time for.
+constexpr double kPatience = 10;
 
 /// A sequence in a slot, in lengths.
 struct Slot {
@@ -62,14 +66,47 @@ class Walker {
     StepLoad step;
     for (MicroBatch& batch : batches_) step.batches.push_back(advance(batch, &step.prompts));
     ++step_;
+    const double before = rows_done_;
     for (const BatchLoad& batch : step.batches) rows_done_ += batch.rows;
     step.rows_done = rows_done_;
+    const double rows = rows_done_ - before;
+    steps_alike_ = !step.prompts && rows == rows_before_ && rows == scale_ * static_cast<double>(active_) ? steps_alike_ + 1 : 0;
+    rows_before_ = rows;
     return step;
   }
 
- private:
   int64_t page() const { return cache_.tokens_per_page; }
+  /// How many steps in a row, the last one among them, gave each sequence that there is the one row that it generates.
+  int64_t steps_alike() const { return steps_alike_; }
+  /// For how many times a page's steps this will go on, each with as much more to read than the one before.
+  int64_t pages_alike() const {
+    int64_t pages = std::numeric_limits<int64_t>::max();
+    for (const MicroBatch& batch : batches_)
+      for (const Slot& slot : batch.slots) {
+        if (!slot.active) continue;
+        pages = std::min(pages, slot.finished ? 0 : (slot.answer - slot.generated - 1) / page());
+        for (const WalkedPages& own : slot.own) pages = std::min(pages, own.pages_alike(slot.past));
+        // Of chosen positions there may be a least number.
+        if (model_.config().attention_sparsity < 1) pages = std::min(pages, slot.past / page());
+      }
+    return pages;
+  }
+  /// Goes through so many.
+  void move_on(int64_t pages) {
+    const int64_t steps = pages * page();
+    for (MicroBatch& batch : batches_)
+      for (Slot& slot : batch.slots) {
+        if (!slot.active) continue;
+        slot.past += steps;
+        slot.generated += steps;
+        for (WalkedPages& own : slot.own) own.move_on(pages);
+      }
+    step_ += steps;
+    rows_done_ += static_cast<double>(steps) * rows_before_;
+    steps_alike_ = 0;
+  }
 
+ private:
   void refill(MicroBatch& batch) {
     const int64_t total = active_ + static_cast<int64_t>(sequences_.size() - next_);
     refill_slots(std::span(batch.slots), total, std::ssize(batches_), std::ssize(batch.slots), [&](Slot& slot, int64_t under_way) {
@@ -229,6 +266,8 @@ class Walker {
   };
   std::vector<OfState> states_;
   double scale_, rows_done_ = 0;
+  double rows_before_ = 0;  ///< in the last step
+  int64_t steps_alike_ = 0;
   std::vector<Slot*> order_;
   /// Of a sequence that began.
   struct Written {
@@ -258,9 +297,8 @@ bool alike(const StepLoad& a, const StepLoad& b) {
   return true;
 }
 
-/// Makes `mean` the mean of its steps and one more.
-void join(StepLoad& mean, const StepLoad& step) {
-  const double weight = 1 / (mean.count + 1);
+/// Moves `mean` towards `step`: by 0 it stays, by 1 it is that, by more it goes beyond.
+void move_towards(StepLoad& mean, const StepLoad& step, double weight) {
   auto mix = [weight](double& x, double y) { x += weight * (y - x); };
   for (size_t i = 0; i < mean.batches.size(); ++i) {
     BatchLoad& x = mean.batches[i];
@@ -278,9 +316,74 @@ void join(StepLoad& mean, const StepLoad& step) {
     for (size_t state = 0; state < x.moves.size(); ++state)
       for (auto pages : kPageMoves) mix(x.moves[state].*pages, y.moves[state].*pages);
   }
-  ++mean.count;
+}
+
+/// Makes `mean` the mean of its steps and those of `step`.
+void join(StepLoad& mean, const StepLoad& step) {
+  move_towards(mean, step, step.count / (mean.count + step.count));
+  mean.count += step.count;
   mean.rows_done = step.rows_done;
 }
+
+/// The largest share by which what alike() compares grew between the two.
+double growth(const StepLoad& before, const StepLoad& after) {
+  double most = 0;
+  auto add = [&](double x, double y) { most = std::max(most, std::abs(y - x) / std::max(1e-300, std::max(std::abs(x), std::abs(y)))); };
+  for (size_t i = 0; i < after.batches.size(); ++i) {
+    const BatchLoad &x = before.batches[i], &y = after.batches[i];
+    add(x.block.kv_read_bytes, y.block.kv_read_bytes);
+    for (size_t state = 0; state < x.moves.size(); ++state)
+      for (auto pages : {&PageMoves::old_disk, &PageMoves::old_host}) add(x.moves[state].*pages, y.moves[state].*pages);
+  }
+  return most;
+}
+
+/// Of answers that are so long that three blocks of them are far too many steps to walk: once two pages' steps in a row were alike, those until a sequence ends are what these say. Over the steps of
+/// a page what is moved goes up and down, as pages fill and windows move on; from one page to the next it grows by the same, or not at all.
+class LongAnswers {
+ public:
+  explicit LongAnswers(Walker& walker) : walker_(walker) {}
+
+  /// Of the step that was walked last.
+  template <class Add>
+  void look(const StepLoad& step, Add add) {
+    const int64_t at = walker_.steps_alike() % walker_.page();
+    if (walker_.steps_alike() == 0) num_pages_ = 0;
+    if (walker_.steps_alike() == 0 || at == 1 || walker_.page() == 1) mean_ = step;
+    else join(mean_, step);
+    if (at != 0 || walker_.steps_alike() == 0) return;
+    before_ = std::exchange(last_, mean_);
+    if (++num_pages_ < 2) return;
+    const int64_t pages = walker_.pages_alike();
+    if (pages > 0 && pages < std::numeric_limits<int64_t>::max()) go_through(pages, add);
+  }
+
+ private:
+  static constexpr double kMostGrowth = 0.03;
+
+  template <class Add>
+  void go_through(int64_t pages, Add add) {
+    double rows = 0;
+    for (const BatchLoad& batch : last_.batches) rows += batch.rows;
+    for (int64_t done = 0, count = 0; done < pages; done += count) {
+      StepLoad now = before_, next = before_;
+      move_towards(now, last_, static_cast<double>(done + 1));
+      move_towards(next, last_, static_cast<double>(done + 2));
+      count = std::clamp(static_cast<int64_t>(kMostGrowth / std::max(1e-9, growth(now, next))), int64_t{1}, pages - done);
+      StepLoad some = before_;
+      move_towards(some, last_, 1 + static_cast<double>(done) + static_cast<double>(count + 1) / 2);
+      some.count = static_cast<double>(count * walker_.page());
+      some.rows_done = last_.rows_done + rows * static_cast<double>((done + count) * walker_.page());
+      add(std::move(some));
+    }
+    walker_.move_on(pages);
+    num_pages_ = 0;
+  }
+
+  Walker& walker_;
+  StepLoad mean_, last_, before_;  ///< of the steps of a page: of the one under way, the last one and the one before it
+  int64_t num_pages_ = 0;          ///< that were alike
+};
 
 /// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order.
 std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& all, int64_t count) {
@@ -302,8 +405,8 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
 
 }  // namespace
 
-double rows_of(const Workload& workload) {
-  return std::max(1.0, workload.computed_prompt_tokens() + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
+double rows_of(const Workload& workload, const Policy& policy) {
+  return std::max(1.0, computed_prompt_tokens(workload, policy) + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
 }
 
 SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort) {
@@ -321,12 +424,22 @@ SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, co
     sample = {{static_cast<int32_t>(std::max(1.0, workload.mean_prompt())), static_cast<int32_t>(std::ceil(workload.mean_max_tokens())),
                static_cast<int32_t>(std::ceil(workload.mean_generated())), workload.scores_prompts}};
   Walker walker(model, policy, kv_dtype, representatives(sample, std::max<int64_t>(1, wanted / scale)), scale);
+  const auto add = [&](StepLoad&& step) {
+    if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
+    else walk.steps.push_back(std::move(step));
+  };
+  const bool is_long = static_cast<double>(wanted) * steps_each / static_cast<double>(scale) > kPatience * effort;
+  LongAnswers answers(walker);
   while (!walker.done()) {
     StepLoad step = walker.step();
     // The last sequences leave after the last step: no step of its own.
     if (std::all_of(step.batches.begin(), step.batches.end(), [](const BatchLoad& batch) { return batch.rows == 0; })) continue;
-    if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
-    else walk.steps.push_back(std::move(step));
+    if (!is_long) {
+      add(std::move(step));
+      continue;
+    }
+    add(StepLoad(step));
+    answers.look(step, add);
   }
   if (!walk.steps.empty()) walk.rows = walk.steps.back().rows_done;
   walk.whole = wanted == workload.num_sequences && scale == 1 && workload.sample_stride == 1;

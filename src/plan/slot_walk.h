@@ -1,7 +1,7 @@
 #pragma once
 // SlotWalk: what every micro-batch does in every step of a job, from the lengths alone: the batcher's slots, pages and refill without tokens. Sequences
 // take the pages for all of their max_tokens and leave when they have generated what is expected. A long job is walked in part, and a large block with
-// fewer slots that count for several each. Pure functions.
+// fewer slots that count for several each; of very long answers steps that are like those before them are counted and not walked. Pure functions.
 
 #include <vector>
 
@@ -35,10 +35,10 @@ struct SlotWalk {
   bool whole = true;  ///< else the job goes on as in the middle third of the walk
 };
 
-/// Rows (tokens that enter the model) of a whole job, as it is expected to be.
-double rows_of(const Workload& workload);
+/// Rows (tokens that enter the model) of a whole job under this policy, as it is expected to be.
+double rows_of(const Workload& workload, const Policy& policy);
 
-/// `effort`: slot-steps to walk, about; three blocks at least, if the job has them.
+/// `effort`: slot-steps to walk, about; three blocks at least, if the job has them. Where these take many times the effort, steps are passed over in which each sequence generates as in those before.
 SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort = 60000);
 
 }  // namespace flexgen

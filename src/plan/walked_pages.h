@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,16 @@ class CountedPages {
     }
     runs_.erase(runs_.begin(), run);
   }
+  /// How many pages from this one on are of its share; 0 where some of the `before` pages before it are not.
+  int64_t alike_from(int64_t page, int64_t before) const {
+    int64_t begin = 0;
+    for (const Run& run : runs_) {
+      if (page < begin + run.count) return begin > 0 && page - begin < before ? 0 : begin + run.count - page;
+      begin += run.count;
+    }
+    return 0;
+  }
+  bool is_of_one_share() const { return runs_.size() <= 1; }
   /// How many of the pages [first, end) are of this share.
   double of_share(size_t share, int64_t first, int64_t end) const {
     int64_t at = 0, count = 0;
@@ -109,6 +120,7 @@ class WalkedPages {
 
   /// What a step moves whose rows are [past, past + rows): adds to `moves`, and to the pages, wherever they are, that it reads and writes.
   void advance(int64_t past, int64_t rows, WalkedPool& pool, PageMoves& moves, double* old_pages, double* dirty_pages) {
+    past -= moved_;
     held_.pass(past, pool);
     held_.reach(past + rows, pool);
     // Of those that it has the first `old` hold tokens from before, and [dirty, end) are written to and seen by later steps.
@@ -126,12 +138,26 @@ class WalkedPages {
   /// How many of the sequence's pages [first, end) are not its own.
   int64_t of_others(int64_t first, int64_t end) const { return pages_within(held_.others(), first, end); }
   /// Pages that the row at `past` does not see, nor any later one, go back.
-  void pass(int64_t past, WalkedPool& pool) { held_.pass(past, pool); }
+  void pass(int64_t past, WalkedPool& pool) { held_.pass(past - moved_, pool); }
   void give_back(WalkedPool& pool) { held_.give_back(pool); }
+  /// Through how many further pages rows, one a step, move the same as through the last two, and a page more for each that is filled, where all are kept.
+  int64_t pages_alike(int64_t past) const {
+    constexpr int64_t kSeen = 3;
+    if (state_->kind == StateSpec::Kind::kFixed) return std::numeric_limits<int64_t>::max();
+    if (state_->window == 0) return std::max<int64_t>(0, held_.pages().alike_from(held_.index_of(state_->end_page(past, page_tokens_)), kSeen) - 1);
+    // Of pages in several tiers it varies which one is written.
+    if (!held_.pages().is_of_one_share()) return 0;
+    const int64_t others = held_.others().empty() ? 0 : held_.others().back().end;
+    return past > state_->window && others + kSeen < state_->first_page(past, page_tokens_) ? std::numeric_limits<int64_t>::max() : 0;
+  }
+  /// Goes through so many of them: a window moves on, and for each page that goes back it has another one.
+  void move_on(int64_t pages) {
+    if (state_->kind == StateSpec::Kind::kPaged && state_->window > 0) moved_ += pages * page_tokens_;
+  }
 
  private:
   const StateSpec* state_;
-  int64_t page_tokens_;
+  int64_t page_tokens_, moved_ = 0;  ///< moved_: tokens by which held_ is behind
   HeldPages<WalkedPool> held_;
 };
 
