@@ -16,6 +16,7 @@ struct ApiError {
   std::string code = {};   ///< empty: null
   std::string param = {};  ///< the field at fault; empty: null
   int retry_after_s = 0;   ///< after which it may be tried again; 0: not said
+  std::string allowed = {};  ///< with 405: the methods that there are
 
   /// {"error": ...}
   std::string body() const;

@@ -17,8 +17,7 @@ using OrderedJson = nlohmann::ordered_json;
 constexpr int64_t kMostTokens = 1 << 20;
 
 /// With its names as they came: templates write out objects in their order.
-OrderedJson object_of(HttpCall& call, const ServeContext& context) {
-  const std::string text = call.body(context.most_body_bytes);
+OrderedJson object_of(const std::string& text, const ServeContext& context) {
   object_body(text);  // which refuses what is no such body
   OrderedJson json = parse_json<OrderedJson>(text, "the body");
   if (json.contains("model") && !json["model"].is_null()) {
@@ -32,7 +31,8 @@ OrderedJson object_of(HttpCall& call, const ServeContext& context) {
 }  // namespace
 
 void tokenize_call(HttpCall& call, const ServeContext& context) {
-  OrderedJson json = object_of(call, context);
+  const HttpBody body = call.body(context.most_body_bytes);  // its turn lasts until all that is made of it is gone
+  OrderedJson json = object_of(body.text, context);
   bool texts = false;
   if (json.contains("return_token_strs")) {
     if (!json["return_token_strs"].is_boolean()) throw ApiError{400, "return_token_strs must be true or false", "invalid_value", "return_token_strs"};
@@ -62,7 +62,8 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
 }
 
 void detokenize_call(HttpCall& call, const ServeContext& context) {
-  const Json json = object_of(call, context);  // in which nothing depends on the order
+  const HttpBody body = call.body(context.most_body_bytes);
+  const Json json = object_of(body.text, context);  // in which nothing depends on the order
   for (const auto& [name, value] : json.items())
     if (name != "model" && name != "tokens")
       throw ApiError{400, fmt::format("the body has the field '{}', which is not known; leave it out", name.substr(0, 80)), "unsupported_parameter",
