@@ -432,6 +432,15 @@ bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job
   return true;
 }
 
+/// Whether what answers no line lies in the error output alone, of an input that was edited while a start left that out.
+bool has_stale_errors(const BatchInput& input, const LineSet& in_shard, const std::string& directory, Job& job) {
+  LineIndex index(input, directory);
+  return job.take_stale_errors([&](const RecordId& id) {
+    const std::optional<int64_t> line = index.find(id);
+    return line && in_shard.contains(*line);
+  });
+}
+
 /// With the time that the job was begun with: prompts of chat templates that tell the date stay the same, whatever copy of the input a resumed job or a replica reads.
 ModelLimits limits_of_job(const BatchModel& model, int64_t created_s) {
   ModelLimits limits = model.limits;
@@ -501,6 +510,11 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
+  if (outcome.kept != job.num_done() && job.continued() && has_stale_errors(input, in_shard, directory, job)) {
+    left = {LineSet(directory), {files.expected_tokens, {}}};
+    outcome = {};
+    if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
+  }
   LineSet& todo = left.todo;
   ExpectedAnswers& expected = left.expected;
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();

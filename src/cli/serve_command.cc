@@ -35,7 +35,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kStopPoll{100};
 constexpr int kReturnedBytes = 1 << 20;
-constexpr int64_t kBodiesHeld = 4;  // of the greatest length, at a time
+constexpr int64_t kBodiesHeld = 4;             // of the greatest length, at a time
 constexpr std::chrono::seconds kLastWords{5};  // in which clients may take the end of their answers
 
 /// Ends the server in an orderly way once a signal asks for it: nothing new is taken, what is under way is answered as long as that takes no longer than it may, then given up.

@@ -15,7 +15,8 @@ std::optional<BodyRoom::Lease> BodyRoom::take(int64_t bytes, const std::function
   std::unique_lock lock(mutex_);
   const auto place = waiting_.insert(waiting_.end(), wanted);
   bool given_up = false;
-  while (!given_up && (place != waiting_.begin() || used_ + wanted > bytes_)) given_up = changed_.wait_for(lock, kPoll) == std::cv_status::timeout && gives_up();
+  while (!given_up && (place != waiting_.begin() || used_ + wanted > bytes_))
+    given_up = changed_.wait_for(lock, kPoll) == std::cv_status::timeout && gives_up();
   waiting_.erase(place);
   if (!given_up) used_ += wanted;
   changed_.notify_all();  // the next may have room, too

@@ -21,7 +21,9 @@ constexpr std::chrono::milliseconds kPause{150};
 class Served {
  public:
   explicit Served(const HttpLimits& limits)
-      : server_("127.0.0.1", 0, limits, [](HttpCall& call) { handle(call); }, [](int) { return std::string("{}"); }), thread_([this] { server_.run(); }) {}
+      : server_(
+            "127.0.0.1", 0, limits, [](HttpCall& call) { handle(call); }, [](int) { return std::string("{}"); }),
+        thread_([this] { server_.run(); }) {}
   ~Served() {
     server_.stop();
     server_.hang_up();

@@ -21,7 +21,12 @@ constexpr const char* kJson = "application/json";
 
 void only(const HttpCall& call, const char* method) {
   if (call.method() != method && !(std::string_view(method) == "GET" && call.method() == "HEAD"))
-    throw ApiError{405, fmt::format("{} takes {}, not {}", call.path(), method, call.method()), "method_not_allowed", "", 0, method == std::string_view("GET") ? "GET, HEAD" : method};
+    throw ApiError{405,
+                   fmt::format("{} takes {}, not {}", call.path(), method, call.method()),
+                   "method_not_allowed",
+                   "",
+                   0,
+                   method == std::string_view("GET") ? "GET, HEAD" : method};
 }
 
 /// What a query asks for that nothing comes of is refused.
