@@ -406,6 +406,7 @@ struct LinesToDo {
 
 /// Goes through all lines. False: stopped.
 bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job, const std::atomic<bool>& stop, LinesToDo& left, BatchOutcome& outcome) {
+  outcome = {};
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     if (stop) return false;
     const InputLine line = input.line(i);
@@ -512,7 +513,6 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
   if (outcome.kept != job.num_done() && job.continued() && has_stale_errors(input, in_shard, directory, job)) {
     left = {LineSet(directory), {files.expected_tokens, {}}};
-    outcome = {};
     if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
   }
   LineSet& todo = left.todo;
