@@ -309,7 +309,10 @@ def refusals(server, name):
         status, _, text = server.call("POST", path, raw=raw)
         check(status == 400 and word in json.loads(text)["error"]["message"], f"{path} {raw}: {status} {text}")
     check(server.call("GET", "/v1/models?foo=1")[0] == 400, "a query that nothing comes of")
-    check(server.call("GET", "/v1/completions")[0] == 405, "GET")
+    for method, path, allowed in (("GET", "/v1/completions", "POST"), ("PUT", "/v1/models", "GET, HEAD")):
+        status, headers, text = server.call(method, path)
+        check(status == 405 and headers.get("Allow") == allowed, f"{method} {path}: {status} {headers} {text}")
+    check(server.call("GET", "/v1/models/")[0] == 404, "a model without a name")
     status, _, text = server.call("POST", "/v1/completions", raw=b'{"prompt": "' + b"x" * (9 << 20) + b'"}')
     check(status == 413 and json.loads(text)["error"]["code"] == "body_too_long", f"{status} {text}")
     check(server.ask("/v1/completions", {**ok, "model": name})["model"] == name, "another name")
@@ -489,6 +492,53 @@ def back_pressure(test):
         check(all(int(each) > 0 for each in retry), retry)
 
 
+def bodies(test):
+    """However many long bodies are begun, few are held; who sends them slowly keeps no small call out, and others for as long as they do."""
+
+    def rss_mib(server):
+        with open(f"/proc/{server.process.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) / 1024
+
+    size = 2 << 20
+    long = json.dumps({"prompt": "x", "max_tokens": 2}).encode().ljust(size)
+    with Server(test.binary, test.model, "--max-body", "2MiB") as server:
+        for _ in range(3):
+            server.ask("/v1/completions", None, raw=long)
+        before = rss_mib(server)
+        held = []
+        for _ in range(40):
+            held.append(socket.create_connection(("127.0.0.1", server.port), timeout=0.2))
+            with contextlib.suppress(TimeoutError):
+                held[-1].sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + long[:-1])
+        grown = rss_mib(server) - before
+        check(grown < 70, f"40 bodies of 2 MiB, begun: {grown:.0f} MiB")  # of which the connections themselves have one each
+        server.ask("/v1/completions", {"prompt": "x", "max_tokens": 2})
+        answers = []
+        others = [threading.Thread(target=lambda raw=raw: answers.append(server.call("POST", "/v1/completions", raw=raw)[0])) for raw in (long, iter([long]))]
+        for one in others:
+            one.start()
+        time.sleep(0.5)
+        check(not answers, f"there was room for more: {answers}")
+        for one in held:
+            one.close()
+        for one in others:
+            one.join(LIMIT_S)
+        check(answers == [200, 200], answers)
+    # Whole arrays; each is many times as long once it is read.
+    arrays = b'{"prompt":"x","max_tokens":2,"x":[' + b"[]," * ((size - 100) // 3) + b"1]}"
+    with Server(test.binary, test.model, "--max-body", "2MiB") as server:
+        server.ask("/v1/completions", None, 400, raw=arrays)
+        before = rss_mib(server)
+        clients = [threading.Thread(target=lambda: server.ask("/v1/completions", None, 400, raw=arrays)) for _ in range(12)]
+        most = before
+        for one in clients:
+            one.start()
+        while any(one.is_alive() for one in clients):
+            most = max(most, rss_mib(server))
+            time.sleep(0.01)
+        check(most - before < 45, f"12 arrays: {most - before:.0f} MiB")
+
+
 def ends(test):
     """A signal lets answers be finished, or not for long. Beside other programs they may take minutes."""
     for grace, wanted in (("3600", 200), ("0", 503)):
@@ -588,6 +638,7 @@ def main():
         keys(test)
         crowds(test)
         back_pressure(test)
+        bodies(test)
         ends(test)
         no_threads(test)
     print("serve.py: all holds")

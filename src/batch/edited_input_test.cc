@@ -226,5 +226,27 @@ TEST_F(EditedInput, ErrorsInAFileOfTheirOwnAreWrittenAgain) {
   EXPECT_THAT(records_in(errors_ + ".removed"), ElementsAre(testing::Key("line-4")));
 }
 
+TEST_F(EditedInput, ErrorsOfAFileThatWasLeftOutMeanwhileAreWrittenAgain) {
+  const std::string errors = directory_.file("errors.jsonl");
+  const auto run_with = [&](bool with_errors) {
+    errors_ = with_errors ? errors : "";
+    return run();
+  };
+  run_with(true);
+  lines_.insert(lines_.begin(), line("new", "n"));  // its error is of line 4 now
+  run_with(false);
+  EXPECT_EQ(run_with(true).answered, 0);
+  EXPECT_EQ(records().size(), 6u);
+  EXPECT_THAT(records_in(errors), ElementsAre(testing::Key("line-4")));
+  EXPECT_EQ(run_with(true).kept, 7);
+  lines_.erase(lines_.begin() + 3);
+  run_with(false);
+  EXPECT_EQ(run_with(true).answered, 0);
+  EXPECT_EQ(records().size(), 6u);
+  EXPECT_THAT(records_in(errors), IsEmpty());
+  EXPECT_THAT(records_in(errors + ".removed"), ElementsAre(testing::Key("line-4")));
+  EXPECT_FALSE(std::filesystem::exists(removed()));
+}
+
 }  // namespace
 }  // namespace flexgen::edited_input_test

@@ -394,20 +394,28 @@ void Job::read_records(const std::atomic<bool>& stop) {
   size_ = scan_.keep;
   // Whose the file is match() decides, by the manifest.
   std::optional<Done> last;
+  std::optional<uint64_t> in_output, in_errors;  // of the last line: KeptRecord::content
   const auto take = [&] {
     if (!last) return;
     done_.push_back(*last);
     num_answers_ += last->answer_tokens >= 0;
   };
   found.drain([&](const Done& record) {
+    std::optional<uint64_t>& content = record.apart ? in_errors : in_output;
     if (!last || record.id != last->id) {
       take();
       last = record;
+      in_output = in_errors = std::nullopt;
+      content = record.content;
       return true;
     }
     repeated_ += record.apart == last->apart;  // a kill while errors are split off leaves them in both files
-    if (record.content != last->content && !two_answers_) two_answers_ = record.id;
-    last->apart = last->apart || record.apart;
+    if (content && record.content != *content && !two_answers_) two_answers_ = record.id;
+    content = record.content;
+    errors_.stale = errors_.stale || (in_output && in_errors && *in_output != *in_errors);
+    const bool apart = last->apart || record.apart;
+    if (!record.apart) last = record;
+    last->apart = apart;
     return true;
   });
   take();
@@ -533,6 +541,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     identity_.arithmetic = found.arithmetic;
     continued_ = true;
     edited_ = found.input_sha256 != wanted.input_sha256;
+    if (!edited_ && errors_.stale) go_on_as_edited();
     if (repeated_ > 0) spdlog::warn("{} lines of {} repeat records that are there already; they stay as they are", repeated_, output_);
   } catch (const Error& error) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
@@ -554,6 +563,21 @@ void Job::forget_records() {
   num_answers_ = 0;
   size_ = 0;
   continued_ = edited_ = false;
+}
+
+void Job::go_on_as_edited() {
+  spdlog::warn(
+      "the error output {} has records that are not of the input as it is now (it was changed while --error-output was left out, or they are another job's): those of its lines are written again, others moved to {}",
+      errors_.path, JobFiles(errors_.path).removed);
+  edited_ = true;
+}
+
+bool Job::take_stale_errors(const std::function<bool(const RecordId&)>& is_line) {
+  if (errors_.descriptor < 0 || edited_) return false;
+  bool all_lines = true;
+  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace&) { all_lines = all_lines && is_line(record.id); });
+  if (all_lines) go_on_as_edited();
+  return all_lines;
 }
 
 void Job::refuse_other_input(bool overwrite) {

@@ -111,6 +111,9 @@ class Job {
   bool continued() const { return continued_; }
   /// The job goes on, but its input is not the one that it was begun with: some of its lines may be.
   bool input_edited() const { return edited_; }
+  /// Records of the output that answer no line, as `is_line` says, are none; some of the error output do: it was left out while the input was edited, and is taken as if it had been there.
+  /// False if that is not so.
+  bool take_stale_errors(const std::function<bool(const RecordId&)>& is_line);
   /// Answers of another input: loses them if `overwrite`, as a new job does, else throws Error{user}.
   void refuse_other_input(bool overwrite);
   /// `wanted`, with model_name and created_s of the job's first start, and what its plan chose.
@@ -153,6 +156,7 @@ class Job {
   void open_error_output(const std::string& path, const std::string& input);
   void read_records(const std::atomic<bool>& stop);
   void forget_records();
+  void go_on_as_edited();
   void check_as_left() const;
   void use_output(RewrittenFile& file);
   void refuse_other_lines() const;
@@ -179,6 +183,7 @@ class Job {
     int descriptor = -1;  ///< -1: it is not there yet
     OutputScan scan;
     int64_t answer_at = 0;  ///< a line of it that has an answer; 0: none
+    bool stale = false;     ///< it says something else of a line than the output, which was written later
   } errors_;
   int64_t num_answers_ = 0;
   int64_t repeated_ = 0;                 ///< records that say what another one says

@@ -406,6 +406,7 @@ struct LinesToDo {
 
 /// Goes through all lines. False: stopped.
 bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job, const std::atomic<bool>& stop, LinesToDo& left, BatchOutcome& outcome) {
+  outcome = {};
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     if (stop) return false;
     const InputLine line = input.line(i);
@@ -430,6 +431,15 @@ bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job
     if (tokens && line.max_tokens > 0) left.expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
   return true;
+}
+
+/// Whether what answers no line lies in the error output alone, of an input that was edited while a start left that out.
+bool has_stale_errors(const BatchInput& input, const LineSet& in_shard, const std::string& directory, Job& job) {
+  LineIndex index(input, directory);
+  return job.take_stale_errors([&](const RecordId& id) {
+    const std::optional<int64_t> line = index.find(id);
+    return line && in_shard.contains(*line);
+  });
 }
 
 /// With the time that the job was begun with: prompts of chat templates that tell the date stay the same, whatever copy of the input a resumed job or a replica reads.
@@ -501,6 +511,10 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
+  if (outcome.kept != job.num_done() && job.continued() && has_stale_errors(input, in_shard, directory, job)) {
+    left = {LineSet(directory), {files.expected_tokens, {}}};
+    if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
+  }
   LineSet& todo = left.todo;
   ExpectedAnswers& expected = left.expected;
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();

@@ -129,7 +129,7 @@ class RunBatchDefinition : public CommandDefinition {
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
     text(
         "--shard", options_.shard,
-        "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts",
+        "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl (0/1: OUT itself, which needs no merge); 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts",
         "I/N");
     add_expected_tokens(*this, options_.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of its max_tokens");
     add_engine_flags(*this, &engine_);

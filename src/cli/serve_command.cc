@@ -1,6 +1,7 @@
 // flexgen serve: an engine that takes what comes.
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -33,6 +34,8 @@ namespace flexgen {
 namespace {
 
 constexpr std::chrono::milliseconds kStopPoll{100};
+constexpr int kReturnedBytes = 1 << 20;
+constexpr int64_t kBodiesHeld = 4;             // of the greatest length, at a time
 constexpr std::chrono::seconds kLastWords{5};  // in which clients may take the end of their answers
 
 /// Ends the server in an orderly way once a signal asks for it: nothing new is taken, what is under way is answered as long as that takes no longer than it may, then given up.
@@ -122,6 +125,8 @@ BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, co
 
 int serve_command(const ServeOptions& options) {
   require_alone({}, "serve");
+  // What is made of a long body goes back to the system once it is done with, whichever thread did it.
+  mallopt(M_MMAP_THRESHOLD, kReturnedBytes);
   const std::string model = find_model(options.model, options.engine.model.revision);
   StopSignals signals("ending: no new calls are taken, and those under way may be finished within --shutdown-grace seconds; once more to end at once");
   std::optional<StateLock> lock;
@@ -143,6 +148,8 @@ int serve_command(const ServeOptions& options) {
   ServeContext context{std::move(limits), name, std::time(nullptr), options.max_body_bytes, options.engine.shares_prefixes(), queue, metrics};
   HttpLimits http;
   http.connections = options.max_connections;
+  http.body_bytes = kBodiesHeld * options.max_body_bytes;
+  http.turn_bytes = options.max_body_bytes;
   std::optional<State> state;
   std::optional<FileCalls> files;
   if (!options.state_directory.empty()) {

@@ -22,7 +22,8 @@ class ServeDefinition : public CommandDefinition {
         "calls must bring this key (may be given several times; others can read it in the list of processes, but not where FLEXGEN_API_KEY or --config gives it)",
         "KEY");
     whole_within("--max-connections", options_.max_connections, 1, 65536, "connections at a time; more wait")->capture_default_str();
-    text("--max-body", max_body_, "of a call's body; longer ones are refused", "SIZE")->capture_default_str();
+    text("--max-body", max_body_, "of a call's body; longer ones are refused, and four times as much is held of all together: further ones wait", "SIZE")
+        ->capture_default_str();
     real("--shutdown-grace", options_.shutdown_grace_s, 0.0, 86400.0, "seconds after SIGINT or SIGTERM in which answers under way may be finished", "S")
         ->capture_default_str();
     begin_group("Files and batches");

@@ -49,7 +49,9 @@ std::string shown_name(const std::string& path) { return path.starts_with(kDescr
 
 std::string file_advice(const std::string& path, int error) {
   switch (error) {
-    case ENOSPC: return fmt::format("; the disk that holds {} is full: free some space there, or use another directory (--disk-dir)", folder_of(path));
+    case ENOSPC:
+      return fmt::format("; the disk that holds {} is full: free some space there, or use another one (-o for outputs, --disk-dir for weights and spill files)",
+                         folder_of(path));
     case EDQUOT: return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
     case EFBIG: return "; no file may be so large here: raise the limit (ulimit -f), or use a file system without one";
     case EIO: return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";

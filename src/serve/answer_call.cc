@@ -20,14 +20,15 @@ constexpr std::chrono::milliseconds kLook{250};  // in which a client that hangs
 int64_t copies_of(const BatchRequest& request) { return request.draws() ? 1 : request.best_of; }
 int64_t computed_per_prompt(const BatchRequest& request) { return request.best_of / copies_of(request); }
 
-std::vector<Request> sequences_of(const BatchRequest& request, bool shares) {
-  std::vector<Request> sequences;
-  for (int64_t i = 0; i < request.num_sequences(); i += copies_of(request)) {
-    sequences.push_back(request.sequence(i));
+std::shared_ptr<Ticket> submit(const BatchRequest& request, ServeContext& context, bool follows) {
+  const int64_t copies = copies_of(request);
+  const auto sequence = [&](int64_t index) {
+    Request sequence = request.sequence(index * copies);
     // What calls have in common is not known before they come: each keeps its prompt for those that may.
-    if (shares) sequences.back().shared_tokens = std::ssize(sequences.back().prompt);
-  }
-  return sequences;
+    if (context.shares_prefixes) sequence.shared_tokens = std::ssize(sequence.prompt);
+    return sequence;
+  };
+  return context.queue.submit(request.num_sequences() / copies, sequence, follows);
 }
 
 struct Timer {
@@ -79,7 +80,7 @@ ApiError no_answer(const BatchRequest& request, const Completion& completion, in
 
 void answer_whole(HttpCall& call, const CallBody& body, const RecordContext& record, const RecordId& id, ServeContext& context) {
   const Timer timer;
-  const std::shared_ptr<Ticket> ticket = context.queue.submit(sequences_of(body.request, context.shares_prefixes), false);
+  const std::shared_ptr<Ticket> ticket = submit(body.request, context, false);
   std::vector<Completion> completions(static_cast<size_t>(body.request.num_sequences() / copies_of(body.request)));
   while (!ticket->over()) {
     for (AnswerPiece& piece : ticket->wait(kLook)) completions[static_cast<size_t>(piece.sequence)] = std::move(piece.completion);
@@ -106,7 +107,7 @@ void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& rec
   if (request.chooses())
     throw ApiError{400, "best_of: with stream all sequences are choices, so it cannot be more than n; lower it, or leave stream out", "invalid_value",
                    "best_of"};
-  const std::shared_ptr<Ticket> ticket = context.queue.submit(sequences_of(request, context.shares_prefixes), true);
+  const std::shared_ptr<Ticket> ticket = submit(request, context, true);
   call.stream("text/event-stream", [&context, ticket, body, record, id, timer](const HttpWrite& write, const HttpGone& gone) {
     AnswerStream stream(record, id, *body, copies_of(body->request), write);
     while (!ticket->over() && stream.writes()) {
@@ -153,7 +154,7 @@ void check_model(const ServeContext& context, const std::string& model) {
 
 void answer_call(HttpCall& call, Endpoint endpoint, ServeContext& context) {
   const RecordId id = new_record_id();
-  auto parsed = parse_call_body(call.body(context.most_body_bytes), endpoint, record_id_text(id), limits_now(context));
+  auto parsed = parse_call_body(call.body(context.most_body_bytes).text, endpoint, record_id_text(id), limits_now(context));
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
   CallBody& body = std::get<CallBody>(parsed);
   check_model(context, body.model);

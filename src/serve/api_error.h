@@ -13,9 +13,10 @@ namespace flexgen {
 struct ApiError {
   int status = 400;
   std::string message;
-  std::string code = {};   ///< empty: null
-  std::string param = {};  ///< the field at fault; empty: null
-  int retry_after_s = 0;   ///< after which it may be tried again; 0: not said
+  std::string code = {};     ///< empty: null
+  std::string param = {};    ///< the field at fault; empty: null
+  int retry_after_s = 0;     ///< after which it may be tried again; 0: not said
+  std::string allowed = {};  ///< with 405: the methods that there are
 
   /// {"error": ...}
   std::string body() const;

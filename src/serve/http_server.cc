@@ -36,6 +36,8 @@ constexpr size_t kMaxParts = 16;               // of a form
 constexpr int64_t kMaxBoundaryBytes = 70 + 4;  // of a form's first line (RFC 2046)
 constexpr int kBacklog = 1024;
 constexpr int kHeadersTooLong = 431;
+constexpr int64_t kFreeBytes = kSocketBytes;  // bodies that need no room: a connection holds as much anyway
+constexpr int kRoomRetryS = 5;
 constexpr double kStopPollS = 0.2;  // in which a waiting connection notices that the server stops
 
 Clock::duration seconds(double s) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s)); }
@@ -43,7 +45,9 @@ Clock::duration seconds(double s) { return std::chrono::duration_cast<Clock::dur
 /// A connection, as the library reads and writes it.
 class Connection : public httplib::Stream {
  public:
-  Connection(socket_t socket, const HttpLimits& limits) : socket_(socket), limits_(limits) {}
+  /// `bodies`: the room for what is received.
+  Connection(socket_t socket, const HttpLimits& limits, BodyRoom& bodies, BodyRoom& turns) : bodies(bodies), turns(turns), socket_(socket), limits_(limits) {}
+  BodyRoom &bodies, &turns;
 
   /// Until a request begins; false if none does. One that is there already, or is about to come, is read whatever `stops` says.
   bool await_request(const std::function<bool()>& stops) {
@@ -59,7 +63,7 @@ class Connection : public httplib::Stream {
   void begin_request() {
     headers_left_ = limits_.header_bytes;
     in_headers_ = true;
-    refused_ = wrote_ = false;
+    refused_ = wrote_ = holds_room_ = false;
     chunks_.reset();
     deadline_ = Clock::now() + seconds(limits_.read_s);
     body_since_ = 0;
@@ -70,6 +74,13 @@ class Connection : public httplib::Stream {
     if (in_chunks) chunks_.emplace();
     deadline_ = Clock::now() + seconds(limits_.read_s);
   }
+  /// The body's time begins now: the client could not help it that there was no room. While others wait for some, it has no more than that.
+  void begin_long_body() {
+    holds_room_ = true;
+    body_since_ = 0;
+    deadline_ = Clock::now() + seconds(limits_.read_s);
+  }
+  double patience_s() const { return limits_.read_s; }
   /// The next read gives so many bytes at once, unless the client sends fewer.
   void gather(size_t bytes) { gathered_ = std::min(bytes, kSocketBytes); }
   /// The rest of the body is not wanted.
@@ -154,7 +165,7 @@ class Connection : public httplib::Stream {
     const ssize_t count = receive();
     if (count <= 0) return false;
     // Time goes by bytes, so that a long body over a slow line comes through and one that trickles does not.
-    if (!in_headers_ && (body_since_ += count) > (1 << 20)) {
+    if (!in_headers_ && (body_since_ += count) > (1 << 20) && !(holds_room_ && bodies.awaited())) {
       body_since_ = 0;
       deadline_ = Clock::now() + seconds(limits_.read_s);
     }
@@ -185,7 +196,7 @@ class Connection : public httplib::Stream {
   size_t at_ = 0, end_ = 0, gathered_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;
-  bool in_headers_ = true, refused_ = false, wrote_ = false;
+  bool in_headers_ = true, refused_ = false, wrote_ = false, holds_room_ = false;
   std::optional<ChunkFrames> chunks_;  ///< of a body that comes in them
 };
 
@@ -268,26 +279,33 @@ class Call : public HttpCall {
     return "";
   }
 
-  std::string body(int64_t most_bytes) override {
-    std::string text;
+  HttpBody body(int64_t most_bytes) override {
+    HttpBody body;
+    std::string& text = body.text;
     check_length(most_bytes);
-    if (!reader_) return text;
+    if (!reader_) return body;
     // The library reads a form by another way, and by this one ends within it.
     if (request_.is_multipart_form_data()) {
       connection_here->refuse_rest();
       throw ApiError{400, "the body is a form (multipart/form-data), and this call takes JSON; send that, with Content-Type: application/json", "invalid_json"};
     }
+    const std::string length = request_.get_header_value("Content-Length");
+    const int64_t most = length.empty() ? most_bytes : std::stoll(length);
+    bool too_long = false, has_room = most <= kFreeBytes;
+    if (!length.empty() && !has_room) has_room = wait_for_room(most, body);
     took_body_ = true;
-    bool too_long = false;
     const bool whole = take_body([&] {
       return (*reader_)([&](const char* data, size_t size) {
         too_long = std::ssize(text) + static_cast<int64_t>(size) > most_bytes;
+        if (!too_long && !has_room && std::ssize(text) + static_cast<int64_t>(size) > kFreeBytes) has_room = wait_for_room(most, body);
         if (!too_long) text.append(data, size);
         return !too_long;
       });
     });
     finish_reading(whole, too_long, most_bytes);
-    return text;
+    body.received.shrink(std::ssize(text));
+    if (std::ssize(text) > kFreeBytes) wait_for_turn(body);
+    return body;
   }
 
   bool form(int64_t most_bytes, const std::function<void(const HttpPart&)>& part, const std::function<void(std::string_view)>& piece) override {
@@ -355,6 +373,25 @@ class Call : public HttpCall {
   }
 
  private:
+  /// Until all of a body that may have so many bytes can be held: one that is begun is never stuck. True.
+  static bool wait_for_room(int64_t bytes, HttpBody& body) {
+    const auto until = Clock::now() + seconds(connection_here->patience_s());
+    auto lease = connection_here->bodies.take(bytes, [&] { return Clock::now() > until || connection_here->gone(); });
+    if (!lease) {
+      connection_here->refuse_rest();
+      throw ApiError{429, "the server receives as many long bodies as it may hold; try again later", "bodies_full", "", kRoomRetryS};
+    }
+    body.received = std::move(*lease);
+    body.text.reserve(static_cast<size_t>(bytes));
+    connection_here->begin_long_body();
+    return true;
+  }
+  /// What is made of a body takes many times its size.
+  static void wait_for_turn(HttpBody& body) {
+    auto lease = connection_here->turns.take(std::ssize(body.text), [] { return connection_here->gone(); });
+    if (!lease) throw ApiError{499, "the client has hung up", "client_gone"};
+    body.turn = std::move(*lease);
+  }
   void check_length(int64_t most_bytes) const {
     const std::string length = request_.get_header_value("Content-Length");
     if (!length.empty() && is_number(length) && std::stoll(length) > most_bytes) refuse_length(most_bytes);
@@ -392,7 +429,7 @@ class Call : public HttpCall {
 class HttpServer::Impl : public httplib::Server {
  public:
   Impl(const HttpLimits& limits, std::function<void(HttpCall&)> handler, std::function<std::string(int)> own_errors)
-      : limits_(limits), handler_(std::move(handler)), own_errors_(std::move(own_errors)) {
+      : limits_(limits), bodies_(limits.body_bytes), turns_(limits.turn_bytes), handler_(std::move(handler)), own_errors_(std::move(own_errors)) {
     new_task_queue = [this] { return new ConnectionThreads(limits_.connections, count_); };
     set_tcp_nodelay(true);
     // The library would let two servers share a port.
@@ -481,7 +518,7 @@ class HttpServer::Impl : public httplib::Server {
       ::close(socket);
       return false;
     }
-    auto connection = std::make_unique<Connection>(socket, limits_);
+    auto connection = std::make_unique<Connection>(socket, limits_, bodies_, turns_);
     connection_here = connection.get();
     {
       std::lock_guard guard(mutex_);
@@ -519,6 +556,7 @@ class HttpServer::Impl : public httplib::Server {
   }
 
   HttpLimits limits_;
+  BodyRoom bodies_, turns_;
   std::function<void(HttpCall&)> handler_;
   std::function<std::string(int)> own_errors_;
   std::atomic<int64_t> count_{0};

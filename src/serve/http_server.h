@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "serve/body_room.h"
+
 namespace flexgen {
 
 /// What one client, and all of them, may take of the server.
@@ -20,12 +22,20 @@ struct HttpLimits {
   double read_s = 60;               ///< for the headers, and a megabyte of the body
   double write_s = 60;              ///< a client that takes nothing for so long is gone
   double idle_s = 15;               ///< between two requests of a connection
+  int64_t body_bytes = 32 << 20;    ///< of all bodies that are received or wait for their turn, at a time
+  int64_t turn_bytes = 8 << 20;     ///< of those whose turn it is
 };
 
 /// Writes a piece; false: the client is gone.
 using HttpWrite = std::function<bool(std::string_view)>;
 /// Whether the client has hung up; asks the socket, does not wait.
 using HttpGone = std::function<bool()>;
+
+/// A body, and its turn to be read: that ends with it. Bodies of a few KiB need none.
+struct HttpBody {
+  BodyRoom::Lease received, turn;
+  std::string text;
+};
 
 /// A part of a form.
 struct HttpPart {
@@ -43,8 +53,9 @@ class HttpCall {
   virtual std::string query(const std::string& name) const = 0;
   /// A name of the query that is not among `known`, or comes twice; empty: there is none.
   virtual std::string wrong_query(const std::vector<std::string>& known) const = 0;
-  /// The whole body. Throws ApiError (413) if it is longer than `most_bytes`, or the client does not send it.
-  virtual std::string body(int64_t most_bytes) = 0;
+  /// The whole body. Throws ApiError: 413 if it is longer than `most_bytes`, 429 if others have the room for it, 400 if the client does not send it. Holds it up while other bodies
+  /// are read, so whoever calls it lets go of what it gives before it waits for anything.
+  virtual HttpBody body(int64_t most_bytes) = 0;
   /// The same as a form of parts: calls `part` where one begins, and `piece` for what it holds. False if it is no form.
   virtual bool form(int64_t most_bytes, const std::function<void(const HttpPart&)>& part, const std::function<void(std::string_view)>& piece) = 0;
   virtual bool gone() const = 0;

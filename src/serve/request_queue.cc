@@ -15,18 +15,33 @@ constexpr std::chrono::milliseconds kBatchStopPoll{100};  // in which a batch no
 
 }  // namespace
 
-std::shared_ptr<Ticket> RequestQueue::submit(std::vector<Request> sequences, bool follows) {
-  const int64_t count = std::ssize(sequences);
-  std::lock_guard guard(mutex_);
-  if (!open_) throw ApiError{503, "the server is about to end", "shutting_down"};
+std::shared_ptr<Ticket> RequestQueue::submit(int64_t count, const std::function<Request(int64_t)>& sequence, bool follows) {
+  const auto require_open = [&] {
+    if (!open_) throw ApiError{503, "the server is about to end", "shutting_down"};
+  };
+  std::unique_lock lock(mutex_);
+  require_open();
   if (count > most_waiting_)
     throw ApiError{
         413,
         fmt::format("the request asks for {} sequences, and {} may wait (--max-queue); send them in several requests, or as a batch", count, most_waiting_),
         "too_many_sequences"};
-  if (std::ssize(waiting_) + count > most_waiting_)
-    throw ApiError{429, fmt::format("{} sequences wait already, and there may be {}; try again later", waiting_.size(), most_waiting_), "queue_full", "",
-                   kRetryS};
+  const int64_t taken = std::ssize(waiting_) + promised_;
+  if (taken + count > most_waiting_)
+    throw ApiError{429, fmt::format("{} sequences wait already, and there may be {}; try again later", taken, most_waiting_), "queue_full", "", kRetryS};
+  promised_ += count;
+  lock.unlock();
+  std::vector<Request> sequences;
+  std::exception_ptr error;
+  try {
+    for (int64_t i = 0; i < count; ++i) sequences.push_back(sequence(i));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  promised_ -= count;
+  if (error) std::rethrow_exception(error);
+  require_open();
   auto ticket = std::make_shared<Ticket>(count, follows);
   for (int64_t i = 0; i < count; ++i) {
     Request& request = sequences[static_cast<size_t>(i)];

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,8 +24,9 @@ class RequestQueue : public RequestSource, public CompletionSink {
   explicit RequestQueue(int64_t most_waiting) : most_waiting_(most_waiting) {}
 
   // Any thread.
-  /// `sequences` in the order of the ticket; their keys are set here. Throws ApiError: 429 where there is no room now, 413 where there never is, 503 once it is closed.
-  std::shared_ptr<Ticket> submit(std::vector<Request> sequences, bool follows);
+  /// `sequence` makes those of the ticket, in its order, once there is a place for each; their keys are set here. Throws ApiError: 429 where there is no room now, 413 where there never
+  /// is, 503 once it is closed.
+  std::shared_ptr<Ticket> submit(int64_t count, const std::function<Request(int64_t)>& sequence, bool follows);
   /// Lets the engine answer a batch in what time it has, until all of it is done, `stop` is set or the engine ends. Blocks; one batch at a time. Throws what source or sink have thrown.
   RunReport lend(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop);
   /// Takes nothing more; what it has is answered still.
@@ -78,6 +80,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Waiting> waiting_;
+  int64_t promised_ = 0;  ///< places of sequences that are being made
   Batch* batch_ = nullptr;
   bool open_ = true;
   std::string ended_;  ///< why there is no engine any more

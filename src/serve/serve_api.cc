@@ -21,7 +21,12 @@ constexpr const char* kJson = "application/json";
 
 void only(const HttpCall& call, const char* method) {
   if (call.method() != method && !(std::string_view(method) == "GET" && call.method() == "HEAD"))
-    throw ApiError{405, fmt::format("{} takes {}, not {}", call.path(), method, call.method()), "method_not_allowed"};
+    throw ApiError{405,
+                   fmt::format("{} takes {}, not {}", call.path(), method, call.method()),
+                   "method_not_allowed",
+                   "",
+                   0,
+                   method == std::string_view("GET") ? "GET, HEAD" : method};
 }
 
 /// What a query asks for that nothing comes of is refused.
@@ -86,7 +91,9 @@ void ServeApi::dispatch(HttpCall& call) {
   }
   if (path.starts_with("/v1/models/")) {
     only(call, "GET");
-    check_model(context_, path.substr(std::string_view("/v1/models/").size()));
+    const std::string model = path.substr(std::string_view("/v1/models/").size());
+    if (model.empty()) throw ApiError{404, "a model's name is missing behind /v1/models/; leave out the last slash for the list", "model_not_found", "model"};
+    check_model(context_, model);
     return call.answer(200, kJson, json_text(model_json(context_)));
   }
   if (path == "/v1/completions" || path == "/v1/chat/completions") {
@@ -113,6 +120,7 @@ void ServeApi::handle(HttpCall& call) {
     status = error.status;
     std::vector<std::pair<std::string, std::string>> headers;
     if (error.retry_after_s > 0) headers.emplace_back("Retry-After", std::to_string(error.retry_after_s));
+    if (!error.allowed.empty()) headers.emplace_back("Allow", error.allowed);
     if (error.status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
     call.answer(error.status, kJson, error.body(), headers);
   };

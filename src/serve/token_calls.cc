@@ -19,8 +19,9 @@ void check_tokenizer(const ServeContext& context) {
 }  // namespace
 
 void tokenize_call(HttpCall& call, const ServeContext& context) {
+  const HttpBody read = call.body(context.most_body_bytes);  // its turn lasts until all that is made of it is gone
   check_tokenizer(context);
-  const auto parsed = parse_counted_body(call.body(context.most_body_bytes), limits_now(context));
+  const auto parsed = parse_counted_body(read.text, limits_now(context));
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
   const CountedBody& body = std::get<CountedBody>(parsed);
   check_model(context, body.model);
@@ -34,7 +35,8 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
 }
 
 void detokenize_call(HttpCall& call, const ServeContext& context) {
-  const Json json = object_body(call.body(context.most_body_bytes));
+  const HttpBody body = call.body(context.most_body_bytes);
+  const Json json = object_body(body.text);
   if (const auto model = json.find("model"); model != json.end() && !model->is_null()) {
     if (!model->is_string()) throw ApiError{400, "model must be a string", "invalid_value", "model"};
     check_model(context, model->get<std::string>());
