@@ -75,8 +75,9 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
 
 }  // namespace
 
-Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vector<LinkSpeed>& links, DType kv, const Workload& workload, double most_visits) {
+Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vector<LinkSpeed>& links, DType kv, const Workload& job, double most_visits) {
   const Policy& policy = ranks.front().policy;
+  const Workload workload = policy.prefix_pages > 0 ? job : job.without_sharing();
   double layers = 0;
   for (const SimulatedRank& rank : ranks) layers += static_cast<double>(rank.model->layers().size());
   const double visits_a_step = layers * static_cast<double>(policy.num_micro_batches);

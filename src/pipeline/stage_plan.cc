@@ -219,20 +219,26 @@ std::vector<BlockShape> block_candidates(const Model& model, const Workload& wor
   if (!request.num_micro_batches)
     for (int64_t times : {1, 2, 3, 4}) counts.push_back(times * num_stages);
   std::vector<BlockShape> shapes{agreed};
-  const Workload sized = agreed.prefix_pages > 0 ? workload : workload.without_sharing();
-  for (int64_t count : counts) {
-    BlockShape shape = agreed;
-    if (count != agreed.num_micro_batches) {
-      const int64_t size = request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(slots, count)));
-      // Micro-batches that never have a sequence.
-      if (count > num_stages && (count - 1) * size >= workload.num_sequences) continue;
-      const int64_t most_rows = request.max_rows.value_or(std::max(round_up(ceil_div(rows, count), 16), round_up(size, 16)));
-      shape = policy_of_sizes(model, sized, kv, size, count, 1, most_rows).block();
-    }
+  const auto add = [&](BlockShape shape, int64_t count) {
     for (int64_t groups : {num_stages, count}) {
       shape.num_groups = groups;
       if (std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
     }
+  };
+  // A block without prefixes may have been agreed on because one stage had no room for another: those with them are tried too.
+  std::vector<Workload> sized{workload};
+  if (agreed.prefix_pages == 0) sized = {workload.without_sharing()};
+  if (agreed.prefix_pages == 0 && workload.total_shared_tokens > 0) sized.push_back(workload);
+  for (int64_t count : counts) {
+    if (count == agreed.num_micro_batches) {
+      add(agreed, count);
+      continue;
+    }
+    const int64_t size = request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(slots, count)));
+    // Micro-batches that never have a sequence.
+    if (count > num_stages && (count - 1) * size >= workload.num_sequences) continue;
+    const int64_t most_rows = request.max_rows.value_or(std::max(round_up(ceil_div(rows, count), 16), round_up(size, 16)));
+    for (const Workload& of : sized) add(policy_of_sizes(model, of, kv, size, count, 1, most_rows).block(), count);
   }
   return shapes;
 }

@@ -668,9 +668,17 @@ Plan make_plan(const PlanInput& input) {
   if (plan.policy.prefix_pages > 0 && !is_known) return plan;
   const Workload whole = input.workload.without_sharing();
   const PlanInput apart{input.model, whole, input.budgets, input.request, input.compute, input.kv, input.hardware, input.time_limit_s, input.thorough};
-  Plan other = Search(apart).run();
+  Plan other;
+  try {
+    other = Search(apart).run();
+  } catch (const Error& error) {
+    // Where the user fixed the number of sequences, so many whole prompts may have no room.
+    if (error.kind() != ErrorKind::kUser) throw;
+    return plan;
+  }
   if (other.prediction.time_s < plan.prediction.time_s) std::swap(plan, other);
   plan.candidates.insert(plan.candidates.end(), other.candidates.begin(), other.candidates.end());
+  plan.num_too_large += other.num_too_large;
   plan.complete = plan.complete && other.complete;
   plan.planning_s += other.planning_s;
   return plan;

@@ -412,6 +412,13 @@ TEST(Planner, PromptsAreComputedWholeWherePrefixesHaveNoRoom) {
       EXPECT_LT(plan_by_first_rule(input_of(shared, mib)).prediction.time_s, 0.5 * smallest_s) << mib;
     }
   }
+  // Of a number of sequences that is given, whole prompts may not fit: the plan that shares stands.
+  for (int64_t mib : {400, 450, 500}) {
+    PlanInput fixed = input_of(shared, mib);
+    fixed.request.micro_batch_size = 16;
+    EXPECT_THROW(make_plan({*job.model, apart, fixed.budgets, fixed.request, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s}), Error) << mib;
+    EXPECT_GT(make_plan(fixed).policy.prefix_pages, 0) << mib;
+  }
   // What sharing saves may not be known, as of a server's calls: it keeps its room.
   Workload unknown = shared;
   unknown.total_shared_tokens = 0;

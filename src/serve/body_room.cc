@@ -14,9 +14,13 @@ std::optional<BodyRoom::Lease> BodyRoom::take(int64_t bytes, const std::function
   const int64_t wanted = std::min(bytes, bytes_);
   std::unique_lock lock(mutex_);
   const auto place = waiting_.insert(waiting_.end(), wanted);
+  const auto fits = [&] { return place == waiting_.begin() && used_ + wanted <= bytes_; };
   bool given_up = false;
-  while (!given_up && (place != waiting_.begin() || used_ + wanted > bytes_))
-    given_up = changed_.wait_for(lock, kPoll) == std::cv_status::timeout && gives_up();
+  while (!fits() && !given_up) {
+    // Asked however often others come and go.
+    changed_.wait_for(lock, kPoll);
+    given_up = !fits() && gives_up();
+  }
   waiting_.erase(place);
   if (!given_up) used_ += wanted;
   changed_.notify_all();  // the next may have room, too

@@ -415,7 +415,7 @@ class Call : public HttpCall {
     if (too_long) refuse_length(most_bytes);
     if (whole) return;
     connection_here->refuse_rest();
-    throw ApiError{400, "the body did not arrive whole", "incomplete_body"};
+    throw ApiError{408, "the body did not arrive whole in its time", "incomplete_body"};
   }
 
   const httplib::Request& request_;

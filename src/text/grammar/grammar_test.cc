@@ -332,6 +332,16 @@ TEST_F(Grammars, RefuseEscapesOfGrammars) {
   EXPECT_TRUE(takes({Kind::kEbnf, "root ::= \"\\x41\" [\\x42-\\x43\\]\"] \"\\u00e9a\\U0001f600\" # \\x411", {}}, "A\"éa😀"));
 }
 
+TEST_F(Grammars, RefuseCountsThatTakeTooLong) {
+  const auto grammar = [](int count) {
+    std::string text = "root ::= \"{9999}\"";
+    for (int i = 1; i <= count; ++i) text += fmt::format(" | [a-z]{{{}}} \"x\"", i);
+    return GrammarSpec{Kind::kEbnf, text + " # {9999}", {}};
+  };
+  EXPECT_NO_THROW(check_grammar(grammar(127)));
+  EXPECT_THROW(check_grammar(grammar(128)), Error);
+}
+
 TEST_F(Grammars, FollowASchema) {
   const GrammarSpec spec = schema(R"({"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", null]}}, "required": ["z", "a"]})");
   EXPECT_TRUE(takes(spec, R"({"z": 1, "a": "é"})"));

@@ -19,8 +19,7 @@ using CodeRange = std::pair<uint32_t, uint32_t>;
 using CodeRanges = std::vector<CodeRange>;
 
 constexpr std::string_view kMarks = "^$.*+?\\()[]{}|/";  ///< what means something outside of classes
-/// Of the counts of repetitions together, each up to kMostCopies, as compiling takes a state for each and looks at the whole vocabulary there; the same repetition of the same part counts once.
-constexpr int64_t kMostCounts = 8192, kMostCopies = 256;
+constexpr size_t kMostDepth = 250;                       // xgrammar calls itself for each group
 constexpr uint32_t kLastCode = 0x10ffff;
 constexpr CodeRange kSurrogates{0xd800, 0xdfff};
 
@@ -100,7 +99,6 @@ class PatternReader {
 
   void read_part() {
     start_ = at_;
-    if (!comes("{")) part_at_ = out_.size();
     const bool begins_alternative = std::exchange(begins_alternative_, false);
     const Repeats repeats = std::exchange(repeats_, Repeats::kNot);
     switch (const char c = text_[at_]) {
@@ -118,7 +116,7 @@ class PatternReader {
         ++at_;
         if (c == ')') {
           --depth_;
-          if (!groups_.empty()) part_at_ = groups_.back(), groups_.pop_back();
+          end_group();
         }
         begins_alternative_ = c == '|' && depth_ == 0;
         return;
@@ -131,6 +129,11 @@ class PatternReader {
         return;
       case '(': ++depth_; return read_group();
       case '{': check_repeats(repeats, c); return read_repetition();
+      default: break;
+    }
+    part_ = {at_, 1};
+    ++size_;
+    switch (text_[at_]) {
       case '[': return write_set(read_class());
       case '.':
         ++at_;
@@ -156,7 +159,9 @@ class PatternReader {
 
   void read_group() {
     ++at_;
-    groups_.push_back(out_.size());
+    groups_.push_back({start_, size_});
+    size_ = 0;
+    if (groups_.size() > kMostDepth) fail(fmt::format("groups are nested more than {} deep", kMostDepth));
     out_ += '(';
     if (!comes("?")) return;
     const bool named = comes("?<") || comes("?P<");
@@ -166,6 +171,13 @@ class PatternReader {
     if (end == std::string_view::npos) fail("the name of the group has no end");
     at_ = end + 1;
     out_ += "?:";
+  }
+
+  void end_group() {
+    if (groups_.empty()) return;  // xgrammar says so
+    part_ = {groups_.back().begin, size_};
+    size_ += groups_.back().size;
+    groups_.pop_back();
   }
 
   void read_repetition() {
@@ -178,11 +190,16 @@ class PatternReader {
     out_ += text_.substr(at_, end + 1 - at_);
     at_ = end + 1;
     const std::string_view most = comma + 1 < inside.size() ? inside.substr(comma + 1) : inside.substr(0, comma);
-    if (repetitions_.insert(out_.substr(part_at_)).second)
-      counts_ += most.size() > 4 ? kMostCopies : std::min<int64_t>(kMostCopies, std::stoll(std::string(most)));
+    const int64_t count = most.size() > 6 ? 1000000 : std::stoll(std::string(most));
+    if (repetitions_.insert(text_.substr(part_.begin, at_ - part_.begin)).second) counts_ += std::min(kMostCopies, count);
+    const double more = part_.size * static_cast<double>(std::max<int64_t>(0, count - 1));
+    part_.size += more;
+    size_ += more;
     if (counts_ > kMostCounts)
-      fail(fmt::format("repetitions of {{n,m}} have larger counts than {} together, each counted up to {}: it takes too long to compile", kMostCounts,
+      fail(fmt::format("repetitions {{n,m}} have larger counts than {} together, each counted up to {}: it takes too long to compile", kMostCounts,
                        kMostCopies));
+    if (in_json_ && size_ > static_cast<double>(kMostCounts))
+      fail(fmt::format("with its repetitions written out it is longer than {} characters: it takes too long to compile", kMostCounts));
   }
 
   uint32_t read_character() {
@@ -370,10 +387,16 @@ class PatternReader {
   /// Behind a '|' outside of groups. The whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'.
   bool begins_alternative_ = false;
   Repeats repeats_ = Repeats::kNot;
-  std::vector<size_t> groups_;         ///< where in `out_` those begin that have no end yet
-  size_t part_at_ = 0;                 ///< where in `out_` the part begins that a repetition would repeat
-  std::set<std::string> repetitions_;  ///< with their parts
-  int64_t counts_ = 0;                 ///< of these
+  /// A part of the text, and how many characters it is with its repetitions written out.
+  struct Part {
+    size_t begin;
+    double size;
+  };
+  std::vector<Part> groups_;                ///< that have no end yet, with the size of what is before them in their own group
+  Part part_{0, 0};                         ///< the last one: what a repetition would repeat
+  double size_ = 0;                         ///< of the group that is being read, so far
+  std::set<std::string_view> repetitions_;  ///< with their parts
+  int64_t counts_ = 0;                      ///< of these
   std::string out_;
 };
 

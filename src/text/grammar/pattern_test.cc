@@ -109,6 +109,19 @@ std::string lengths(int count) {
   return pattern;
 }
 
+TEST(Patterns, OfDeepGroupsAreRefused) {
+  const auto nested = [](int depth, const std::string& close) {
+    std::string pattern(static_cast<size_t>(depth), '(');
+    pattern += 'a';
+    for (int i = 0; i < depth; ++i) pattern += close;
+    return pattern;
+  };
+  EXPECT_NO_THROW(in_answer(nested(250, "){1}")));
+  EXPECT_THROW(in_answer(nested(251, ")")), Error);
+  EXPECT_THROW(in_json(nested(50000, "){0}")), Error);
+  EXPECT_EQ(in_answer("a)(b){2}"), "a)(b){2}") << "which xgrammar refuses";
+}
+
 TEST(Patterns, ThatTakeTooLongToCompileAreRefused) {
   EXPECT_NO_THROW(in_answer(lengths(127))) << "8128 counts";
   EXPECT_THROW(in_answer(lengths(128)), Error);
@@ -120,6 +133,10 @@ TEST(Patterns, ThatTakeTooLongToCompileAreRefused) {
   }
   EXPECT_NO_THROW(in_answer(fields)) << "the same each time";
   EXPECT_THROW(in_answer(others), Error);
+  EXPECT_NO_THROW(in_json("^a{4096}$"));
+  EXPECT_NO_THROW(in_json("(?:(ab){10}c){300}")) << "6300 characters";
+  for (const char* pattern : {"^a{40000}$", "((a{100}){100}){4}", "(?:(ab){10}c){400}", "a{5000}|b{5000}", "a{99999999999999999999}"})
+    EXPECT_THROW(in_json(pattern), Error) << pattern;
 }
 
 }  // namespace
