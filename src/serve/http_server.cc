@@ -63,7 +63,7 @@ class Connection : public httplib::Stream {
   void begin_request() {
     headers_left_ = limits_.header_bytes;
     in_headers_ = true;
-    refused_ = wrote_ = holds_room_ = false;
+    refused_ = wrote_ = holds_room_ = late_ = false;
     chunks_.reset();
     deadline_ = Clock::now() + seconds(limits_.read_s);
     body_since_ = 0;
@@ -86,6 +86,8 @@ class Connection : public httplib::Stream {
   /// The rest of the body is not wanted.
   void refuse_rest() { refused_ = true; }
   bool refused() const { return refused_; }
+  /// The time to send the body was up before it was there.
+  bool is_late() const { return late_; }
   /// No head of a request was read that could be understood, so nobody knows where the next one begins.
   bool in_headers() const { return in_headers_; }
   bool headers_too_long() const { return headers_left_ < 0; }
@@ -159,7 +161,7 @@ class Connection : public httplib::Stream {
   }
   bool fill() {
     if (seconds_left() <= 0 || !wait_for(POLLIN, seconds_left())) {
-      refused_ = true;
+      refused_ = late_ = true;
       return false;
     }
     const ssize_t count = receive();
@@ -196,7 +198,7 @@ class Connection : public httplib::Stream {
   size_t at_ = 0, end_ = 0, gathered_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;
-  bool in_headers_ = true, refused_ = false, wrote_ = false, holds_room_ = false;
+  bool in_headers_ = true, refused_ = false, wrote_ = false, holds_room_ = false, late_ = false;
   std::optional<ChunkFrames> chunks_;  ///< of a body that comes in them
 };
 
@@ -415,7 +417,8 @@ class Call : public HttpCall {
     if (too_long) refuse_length(most_bytes);
     if (whole) return;
     connection_here->refuse_rest();
-    throw ApiError{408, "the body did not arrive whole in its time", "incomplete_body"};
+    if (connection_here->is_late()) throw ApiError{408, "the body did not arrive whole in its time", "incomplete_body"};
+    throw ApiError{400, "the body did not arrive whole", "incomplete_body"};
   }
 
   const httplib::Request& request_;
