@@ -112,7 +112,8 @@ class ScaledReader {
     const int64_t groups = group_of[parts - 1] + 1;
     for (int64_t row = 0; row < tile_.num_rows; ++row) {
       const int64_t of_piece = tile_.piece_row + row;
-      codes::row_scales(format, *tile_.piece, of_piece, first, groups, scales_[row]);
+      if (format.scale_type == ScaleType::kE8M0 && !format.has_global) read_powers(of_piece, first, groups, scales_[row]);
+      else codes::row_scales(format, *tile_.piece, of_piece, first, groups, scales_[row]);
       if constexpr (has_zeros())
         for (int64_t group = 0; group < groups; ++group) zeros_[row][group] = codes::row_zero<kType>(format, *tile_.piece, of_piece, first + group);
       if (groups == parts) continue;
@@ -150,6 +151,20 @@ class ScaledReader {
   static constexpr int64_t kBits = kType == DType::kFp4 || kType == DType::kPacked4 ? 4 : 8, kParts = kPair / kWidth;
   static_assert(kWidth == kStep || (kBits == 4 && 2 * kWidth == kStep));
   static constexpr bool has_zeros() { return kType == DType::kPacked4 || kType == DType::kPacked8; }
+
+  /// As codes::row_scales(), of scales that are powers of two.
+  HWY_INLINE void read_powers(int64_t row, int64_t first, int64_t count, float* out) const {
+    const CodeFormat& format = *tile_.format;
+    const std::byte* at = tile_.piece->beside[kScales] + (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups + first;
+    for (int64_t i = 0; i < count; i += 16) {
+      const auto there = static_cast<__mmask16>((1u << std::min<int64_t>(16, count - i)) - 1);
+      const __m512i exponents = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, at + i));
+      __m512i bits = _mm512_slli_epi32(exponents, 23);
+      bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(exponents, exponents), _mm512_set1_epi32(0x00400000));
+      bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(exponents, _mm512_set1_epi32(0xff)), _mm512_set1_epi32(0x7fc00000));
+      _mm512_mask_storeu_epi32(out + i, there, bits);
+    }
+  }
 
   static HWY_INLINE __m512 numbers() {
     return kType == DType::kFp4 ? _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6) : numbers_from(0);
