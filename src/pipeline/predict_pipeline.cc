@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <span>
 
 #include "generation/list_source.h"
@@ -77,7 +78,9 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
 
 Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vector<LinkSpeed>& links, DType kv, const Workload& job, double most_visits) {
   const Policy& policy = ranks.front().policy;
-  const Workload workload = policy.prefix_pages > 0 ? job : job.without_sharing();
+  std::optional<Workload> whole_prompts;
+  if (policy.prefix_pages == 0 && job.total_prefix_tokens > 0) whole_prompts = job.without_sharing();
+  const Workload& workload = whole_prompts ? *whole_prompts : job;
   double layers = 0;
   for (const SimulatedRank& rank : ranks) layers += static_cast<double>(rank.model->layers().size());
   const double visits_a_step = layers * static_cast<double>(policy.num_micro_batches);

@@ -226,9 +226,9 @@ std::vector<BlockShape> block_candidates(const Model& model, const Workload& wor
     }
   };
   // A block without prefixes may have been agreed on because one stage had no room for another: those with them are tried too.
-  std::vector<Workload> sized{workload};
-  if (agreed.prefix_pages == 0) sized = {workload.without_sharing()};
-  if (agreed.prefix_pages == 0 && workload.total_shared_tokens > 0) sized.push_back(workload);
+  std::vector<Workload> sized;
+  if (agreed.prefix_pages == 0) sized.push_back(workload.without_sharing());
+  if (agreed.prefix_pages > 0 || workload.total_shared_tokens > 0) sized.push_back(workload);
   for (int64_t count : counts) {
     if (count == agreed.num_micro_batches) {
       add(agreed, count);

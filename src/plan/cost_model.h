@@ -17,8 +17,7 @@ class WeightLayouts;
 struct Prediction {
   double time_s = 0;                  ///< of the whole job, the loading of resident weights included
   std::optional<double> load_time_s;  ///< of these, what loading resident weights adds: what computing does not overlap; not told apart for pipelines
-  double prompts_s =
-      0;  ///< of these, what rows of prompts take, that of a step being shared out by its rows; none where prompts are scored, nor for pipelines: not told apart
+  double prompts_s = 0;               ///< of these, what prompts take: of a step, by its rows; 0: not told apart, as of pipelines and where prompts are scored
   double steps = 0;
   double generated_tokens = 0;  ///< that the job is expected to generate
   LaneTimes busy;               ///< of each lane, in all

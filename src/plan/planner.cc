@@ -47,7 +47,8 @@ class Search {
   explicit Search(const PlanInput& input)
       : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()), layouts_(input.model) {}
 
-  Plan run() {
+  /// Nothing: none fits.
+  std::optional<Plan> find() {
     if (on_gpu() && !in_.hardware.gpu)
       fail_user(
           "the hardware profile '{}' has no GPU; give that of a machine with one (--hardware FILE), or plan for the processor, without --gpu-memory and --backend",
@@ -64,7 +65,7 @@ class Search {
       for (const Policy& policy : smallest_policies(in_.model, in_.workload, in_.budgets, in_.request, in_.kv))
         if (fits(policy)) consider(policy, 0);
     }
-    if (!best_) refuse_budget(in_.model, in_.workload, in_.budgets, in_.request, in_.kv);
+    if (!best_) return std::nullopt;
     plan_.planning_s = elapsed_s();
     return std::move(plan_);
   }
@@ -661,26 +662,22 @@ class Search {
 Plan make_plan(const PlanInput& input) {
   refuse_loading_of_experts(input.model, input.request);
   Search search(input);
-  Plan plan = search.run();
+  std::optional<Plan> found = search.find();
+  if (!found) refuse_budget(input.model, input.workload, input.budgets, input.request, input.kv);
+  Plan plan = std::move(*found);
   if (!search.is_short() || input.workload.total_prefix_tokens == 0) return plan;
   // Where memory is short, pages of prefixes take the room of sequences: more that compute their prompts whole may take less time. What sharing saves is not always known.
   const bool is_known = input.workload.total_shared_tokens > 0 && plan.policy.block_size() <= kSmallSharingBlock;
   if (plan.policy.prefix_pages > 0 && !is_known) return plan;
   const Workload whole = input.workload.without_sharing();
   const PlanInput apart{input.model, whole, input.budgets, input.request, input.compute, input.kv, input.hardware, input.time_limit_s, input.thorough};
-  Plan other;
-  try {
-    other = Search(apart).run();
-  } catch (const Error& error) {
-    // Where the user fixed the number of sequences, so many whole prompts may have no room.
-    if (error.kind() != ErrorKind::kUser) throw;
-    return plan;
-  }
-  if (other.prediction.time_s < plan.prediction.time_s) std::swap(plan, other);
-  plan.candidates.insert(plan.candidates.end(), other.candidates.begin(), other.candidates.end());
-  plan.num_too_large += other.num_too_large;
-  plan.complete = plan.complete && other.complete;
-  plan.planning_s += other.planning_s;
+  std::optional<Plan> other = Search(apart).find();
+  if (!other) return plan;  // so many whole prompts as the user wants at a time have no room
+  if (other->prediction.time_s < plan.prediction.time_s) std::swap(plan, *other);
+  plan.candidates.insert(plan.candidates.end(), other->candidates.begin(), other->candidates.end());
+  plan.num_too_large += other->num_too_large;
+  plan.complete = plan.complete && other->complete;
+  plan.planning_s += other->planning_s;
   return plan;
 }
 

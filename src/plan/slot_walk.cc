@@ -285,9 +285,9 @@ class Walker {
   int64_t active_ = 0;
 };
 
-bool alike(const StepLoad& a, const StepLoad& b) {
-  auto near = [](double x, double y) { return std::abs(x - y) <= 0.06 * std::max(std::abs(x), std::abs(y)); };
-  if (a.prompts != b.prompts) return false;
+/// Whether what counts of both is `near`(x, y) all over.
+template <class Near>
+bool agree(const StepLoad& a, const StepLoad& b, const Near& near) {
   for (size_t i = 0; i < a.batches.size(); ++i) {
     const BatchLoad &x = a.batches[i], &y = b.batches[i];
     if (!near(x.rows, y.rows) || !near(x.block.kv_read_bytes, y.block.kv_read_bytes) || !near(x.logit_rows, y.logit_rows)) return false;
@@ -295,6 +295,10 @@ bool alike(const StepLoad& a, const StepLoad& b) {
       if (!near(x.moves[state].old_disk, y.moves[state].old_disk) || !near(x.moves[state].old_host, y.moves[state].old_host)) return false;
   }
   return true;
+}
+
+bool alike(const StepLoad& a, const StepLoad& b) {
+  return a.prompts == b.prompts && agree(a, b, [](double x, double y) { return std::abs(x - y) <= 0.06 * std::max(std::abs(x), std::abs(y)); });
 }
 
 /// Moves `mean` towards `step`: by 0 it stays, by 1 it is that, by more it goes beyond.
@@ -325,16 +329,13 @@ void join(StepLoad& mean, const StepLoad& step) {
   mean.rows_done = step.rows_done;
 }
 
-/// The largest share by which what alike() compares grew between the two.
+/// The largest share by which what counts of them grew between the two.
 double growth(const StepLoad& before, const StepLoad& after) {
   double most = 0;
-  auto add = [&](double x, double y) { most = std::max(most, std::abs(y - x) / std::max(1e-300, std::max(std::abs(x), std::abs(y)))); };
-  for (size_t i = 0; i < after.batches.size(); ++i) {
-    const BatchLoad &x = before.batches[i], &y = after.batches[i];
-    add(x.block.kv_read_bytes, y.block.kv_read_bytes);
-    for (size_t state = 0; state < x.moves.size(); ++state)
-      for (auto pages : {&PageMoves::old_disk, &PageMoves::old_host}) add(x.moves[state].*pages, y.moves[state].*pages);
-  }
+  agree(before, after, [&](double x, double y) {
+    most = std::max(most, std::abs(y - x) / std::max(1e-300, std::max(std::abs(x), std::abs(y))));
+    return true;
+  });
   return most;
 }
 

@@ -27,6 +27,10 @@ std::string ApiError::body() const {
   return json_text({{"error", {{"message", message}, {"type", type_of(status)}, {"param", text_or_null(param)}, {"code", text_or_null(code)}}}});
 }
 
+ApiError wrong_method(const std::string& path, const std::string& method, const std::string& takes, const std::string& allowed) {
+  return {405, fmt::format("{} takes {}, not {}", path, takes, method), "method_not_allowed", "", 0, allowed.empty() ? takes : allowed};
+}
+
 nlohmann::json object_body(const std::string& text) {
   constexpr int kMaxDepth = 200;
   nlohmann::json json;

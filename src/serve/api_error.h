@@ -22,6 +22,9 @@ struct ApiError {
   std::string body() const;
 };
 
+/// 405: `path` takes `takes`, and got `method`. `allowed`: what Allow says; empty: the same.
+ApiError wrong_method(const std::string& path, const std::string& method, const std::string& takes, const std::string& allowed = "");
+
 /// A small body that is an object, no name twice in it. Throws ApiError.
 nlohmann::json object_body(const std::string& text);
 

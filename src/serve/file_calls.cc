@@ -20,9 +20,6 @@ constexpr int64_t kMaxPage = 10'000, kMaxBatchPage = 100, kUsualBatchPage = 20;
 constexpr int64_t kMaxCreateBytes = 64 << 10, kMaxFieldBytes = 1024;
 constexpr size_t kPieceBytes = 64 << 10;
 
-ApiError wrong_method(const HttpCall& call, const char* allowed) {
-  return {405, fmt::format("{} takes {}, not {}", call.path(), allowed, call.method()), "method_not_allowed", "", 0, allowed};
-}
 ApiError no_file(const std::string& id) { return {404, fmt::format("there is no file '{}'", id.substr(0, 100)), "not_found", "file_id"}; }
 
 int64_t page_of(const HttpCall& call, int64_t usual, int64_t most) {
@@ -102,9 +99,10 @@ void handle_file(HttpCall& call, const FileCalls& calls) {
   const std::optional<StoredFile> file = calls.files.find(id);
   if (!file) throw no_file(id);
   if (rest == "content" && call.method() == "GET") return send_content(call, calls.files, id);
-  if (!rest.empty()) throw rest == "content" ? wrong_method(call, "GET") : ApiError{404, fmt::format("there is no {}", call.path()), "not_found"};
+  if (!rest.empty())
+    throw rest == "content" ? wrong_method(call.path(), call.method(), "GET") : ApiError{404, fmt::format("there is no {}", call.path()), "not_found"};
   if (call.method() == "GET") return call.answer(200, kJsonType, file->json());
-  if (call.method() != "DELETE") throw wrong_method(call, "GET, DELETE");
+  if (call.method() != "DELETE") throw wrong_method(call.path(), call.method(), "GET, DELETE");
   if (calls.batches.needs(id)) throw ApiError{409, "a batch that is not done needs the file; cancel it first", "file_in_use", "file_id"};
   calls.files.remove(id);
   call.answer(200, kJsonType, json_text({{"id", id}, {"object", "file"}, {"deleted", true}}));
@@ -116,7 +114,7 @@ void handle_batch(HttpCall& call, BatchDesk& batches) {
   const auto [id, rest] = parts_of(call.path(), kBatches);
   if (rest.empty() && call.method() == "GET") return call.answer(200, kJsonType, batches.find(id));
   if (rest == "cancel" && call.method() == "POST") return call.answer(200, kJsonType, batches.cancel(id));
-  if (rest.empty() || rest == "cancel") throw wrong_method(call, rest.empty() ? "GET" : "POST");
+  if (rest.empty() || rest == "cancel") throw wrong_method(call.path(), call.method(), rest.empty() ? "GET" : "POST");
   throw ApiError{404, fmt::format("there is no {}", call.path()), "not_found"};
 }
 
@@ -127,12 +125,12 @@ bool FileCalls::handle(HttpCall& call) const {
   if (path == kFiles) {
     if (call.method() == "POST") upload(call, *this);
     else if (call.method() == "GET") list_files(call, files);
-    else throw wrong_method(call, "GET, POST");
+    else throw wrong_method(call.path(), call.method(), "GET, POST");
   } else if (path == kBatches) {
     if (call.method() == "POST") create_batch(call, batches);
     else if (call.method() == "GET")
       call.answer(200, kJsonType, batches.list(call.query("after"), static_cast<size_t>(page_of(call, kUsualBatchPage, kMaxBatchPage))));
-    else throw wrong_method(call, "GET, POST");
+    else throw wrong_method(call.path(), call.method(), "GET, POST");
   } else if (path.starts_with(std::string(kFiles) + "/")) {
     handle_file(call, *this);
   } else if (path.starts_with(std::string(kBatches) + "/")) {

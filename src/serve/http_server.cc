@@ -293,13 +293,17 @@ class Call : public HttpCall {
     }
     const std::string length = request_.get_header_value("Content-Length");
     const int64_t most = length.empty() ? most_bytes : std::stoll(length);
-    bool too_long = false, has_room = most <= kFreeBytes;
-    if (!length.empty() && !has_room) has_room = wait_for_room(most, body);
+    bool too_long = false, needs_room = most > kFreeBytes;
+    const auto take_room = [&] {
+      wait_for_room(most, body);
+      needs_room = false;
+    };
+    if (!length.empty() && needs_room) take_room();
     took_body_ = true;
     const bool whole = take_body([&] {
       return (*reader_)([&](const char* data, size_t size) {
         too_long = std::ssize(text) + static_cast<int64_t>(size) > most_bytes;
-        if (!too_long && !has_room && std::ssize(text) + static_cast<int64_t>(size) > kFreeBytes) has_room = wait_for_room(most, body);
+        if (!too_long && needs_room && std::ssize(text) + static_cast<int64_t>(size) > kFreeBytes) take_room();
         if (!too_long) text.append(data, size);
         return !too_long;
       });
@@ -375,8 +379,8 @@ class Call : public HttpCall {
   }
 
  private:
-  /// Until all of a body that may have so many bytes can be held: one that is begun is never stuck. True.
-  static bool wait_for_room(int64_t bytes, HttpBody& body) {
+  /// Until all of a body that may have so many bytes can be held: one that is begun is never stuck.
+  static void wait_for_room(int64_t bytes, HttpBody& body) {
     const auto until = Clock::now() + seconds(connection_here->patience_s());
     auto lease = connection_here->bodies.take(bytes, [&] { return Clock::now() > until || connection_here->gone(); });
     if (!lease) {
@@ -386,7 +390,6 @@ class Call : public HttpCall {
     body.received = std::move(*lease);
     body.text.reserve(static_cast<size_t>(bytes));
     connection_here->begin_long_body();
-    return true;
   }
   /// What is made of a body takes many times its size.
   static void wait_for_turn(HttpBody& body) {

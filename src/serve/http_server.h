@@ -53,8 +53,8 @@ class HttpCall {
   virtual std::string query(const std::string& name) const = 0;
   /// A name of the query that is not among `known`, or comes twice; empty: there is none.
   virtual std::string wrong_query(const std::vector<std::string>& known) const = 0;
-  /// The whole body. Throws ApiError: 413 if it is longer than `most_bytes`, 429 if others have the room for it, 400 if the client does not send it. Holds it up while other bodies
-  /// are read, so whoever calls it lets go of what it gives before it waits for anything.
+  /// The whole body. Throws ApiError: 413 if it is longer than `most_bytes`, 429 if others have the room for it, 400 if the client does not send it whole, 408 if not in time. Holds up
+  /// other bodies, so whoever calls it lets go of what it gives before it waits for anything.
   virtual HttpBody body(int64_t most_bytes) = 0;
   /// The same as a form of parts: calls `part` where one begins, and `piece` for what it holds. False if it is no form.
   virtual bool form(int64_t most_bytes, const std::function<void(const HttpPart&)>& part, const std::function<void(std::string_view)>& piece) = 0;

@@ -21,12 +21,7 @@ constexpr const char* kJson = "application/json";
 
 void only(const HttpCall& call, const char* method) {
   if (call.method() != method && !(std::string_view(method) == "GET" && call.method() == "HEAD"))
-    throw ApiError{405,
-                   fmt::format("{} takes {}, not {}", call.path(), method, call.method()),
-                   "method_not_allowed",
-                   "",
-                   0,
-                   method == std::string_view("GET") ? "GET, HEAD" : method};
+    throw wrong_method(call.path(), call.method(), method, std::string_view(method) == "GET" ? "GET, HEAD" : "");
 }
 
 /// What a query asks for that nothing comes of is refused.

@@ -43,6 +43,8 @@ struct CodeFormat {
   bool has_zeros = false, has_order = false, has_global = false;
   bool zeros_less_one = false;  ///< GPTQ's first form
 
+  /// Where the scales of a row of a piece begin.
+  constexpr int64_t first_scale(int64_t row) const { return (scale_rows == 0 ? 0 : row / scale_rows) * num_groups; }
   constexpr int64_t group_of(int64_t column) const { return scale_columns == 0 ? 0 : column / scale_columns; }
 };
 
@@ -121,14 +123,13 @@ FLEXGEN_SCALED_CODE int64_t ordered_group(const CodeFormat& format, const std::b
 
 /// Scale of group `group` of a row of a piece; codes that lie by rows.
 FLEXGEN_SCALED_CODE float row_scale(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
-  const int64_t stored = format.scale_rows == 0 ? 0 : row / format.scale_rows;
-  const float scale = scale_at(piece.beside[kScales], format.scale_type, stored * format.num_groups + group);
+  const float scale = scale_at(piece.beside[kScales], format.scale_type, format.first_scale(row) + group);
   return format.has_global ? scale / scale_at(piece.beside[kGlobal], ScaleType::kF32, 0) : scale;
 }
 
 /// Scales of groups [first, first + count) of it: a loop for each type, as a vector wants.
 FLEXGEN_SCALED_CODE void row_scales(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t first, int64_t count, float* out) {
-  const int64_t stored = format.scale_rows == 0 ? 0 : row / format.scale_rows, at = stored * format.num_groups + first;
+  const int64_t at = format.first_scale(row) + first;
   auto fill = [&](auto type) {
     for (int64_t i = 0; i < count; ++i) out[i] = scale_at(piece.beside[kScales], decltype(type)::value, at + i);
   };

@@ -22,6 +22,8 @@ static_assert(kQuantGroup == kPair && kMaxChunkColumns % kPair == 0);
 
 HWY_INLINE __m512i load_words(const std::byte* at) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
 HWY_INLINE __m128i load_16(const std::byte* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
+HWY_INLINE __m512 signed_numbers(__m128i codes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)); }
+HWY_INLINE __m512 unsigned_numbers(__m128i codes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)); }
 
 /// 32 floats as bf16.
 HWY_INLINE void put(__m512 first, __m512 second, std::byte* to) { _mm512_store_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first))); }
@@ -80,7 +82,7 @@ class GroupReader {
 
  private:
   static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 step, __m512 minimum) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16(codes))), step, minimum);
+    return _mm512_fmadd_ps(unsigned_numbers(load_16(codes)), step, minimum);
   }
   /// The same of any parameters.
   static HWY_NOINLINE void unpack_any(const std::byte* codes, float step, float minimum, std::byte* to) {
@@ -154,8 +156,7 @@ class ScaledReader {
 
   /// As codes::row_scales(), of scales that are powers of two.
   HWY_INLINE void read_powers(int64_t row, int64_t first, int64_t count, float* out) const {
-    const CodeFormat& format = *tile_.format;
-    const std::byte* at = tile_.piece->beside[kScales] + (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups + first;
+    const std::byte* at = tile_.piece->beside[kScales] + tile_.format->first_scale(row) + first;
     for (int64_t i = 0; i < count; i += 16) {
       const auto there = static_cast<__mmask16>((1u << std::min<int64_t>(16, count - i)) - 1);
       const __m512i exponents = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, at + i));
@@ -171,10 +172,10 @@ class ScaledReader {
   }
   /// Sixteen codes of eight bits.
   static HWY_INLINE __m512 sixteen_numbers(const std::byte* codes) {
-    if constexpr (kType == DType::kCodes8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(codes)));
-    const __m512i wide = _mm512_cvtepu8_epi32(load_16(codes));
-    if constexpr (kType == DType::kPacked8) return _mm512_cvtepi32_ps(wide);
+    if constexpr (kType == DType::kCodes8) return signed_numbers(load_16(codes));
+    if constexpr (kType == DType::kPacked8) return unsigned_numbers(load_16(codes));
     // As codes::e4m3_value().
+    const __m512i wide = _mm512_cvtepu8_epi32(load_16(codes));
     const __m512i magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7f)), sign = _mm512_slli_epi32(_mm512_xor_si512(wide, magnitude), 24);
     const __mmask16 is_small = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(8)), is_nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
     const __m512i bits =
@@ -194,15 +195,30 @@ class ScaledReader {
   float zeros_[has_zeros() ? kTileRows : 1][kReadPairs * kParts];
 };
 
-/// GGUF's blocks of 32 (tensor/block_formats.h), whose scales lie with the codes.
+/// Rows of GGUF's blocks (tensor/block_formats.h), whose scales lie with the codes: nothing is read before.
 template <DType kType>
-class BlockReader {
+class BlockRows {
  public:
-  BlockReader(const ProductTile& tile, DType) : rows_(tile.rows), row_bytes_(row_bytes(kType, tile.cols)) {}
-
+  BlockRows(const ProductTile& tile, DType) : rows_(tile.rows), row_bytes_(row_bytes(kType, tile.cols)) {}
   HWY_INLINE void read(int64_t, int64_t) {}
+
+ protected:
+  static constexpr int64_t kBytes = quant_block(kType).bytes;
+  HWY_INLINE const std::byte* block(int64_t row, int64_t index) const { return rows_ + row * row_bytes_ + index * kBytes; }
+
+ private:
+  const std::byte* rows_;
+  int64_t row_bytes_;
+};
+
+/// Blocks of 32.
+template <DType kType>
+class BlockReader : public BlockRows<kType> {
+ public:
+  using BlockRows<kType>::BlockRows;
+
   HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
-    const std::byte* block = rows_ + row * row_bytes_ + 2 * pair * kBytes;
+    const std::byte* block = this->block(row, 2 * pair);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half, block += kBytes, to += kNextStep) {
       if constexpr (kType == DType::kQ8_0) {
@@ -217,12 +233,10 @@ class BlockReader {
   }
 
  private:
-  static constexpr int64_t kBytes = quant_block(kType).bytes;
+  using BlockRows<kType>::kBytes;
   static_assert(quant_block(kType).elements == kStep && (kType == DType::kQ8_0 || blocks::has_sixteen_values(kType)));
 
-  static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 scale) {
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(codes))), scale);
-  }
+  static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 scale) { return _mm512_mul_ps(signed_numbers(load_16(codes)), scale); }
   /// Of the sixteen codes.
   static HWY_INLINE __m512 meanings(const std::byte* block) {
     if constexpr (kType == DType::kQ4_0) return _mm512_mul_ps(numbers_from(-8), half_everywhere(block));
@@ -230,20 +244,16 @@ class BlockReader {
     if constexpr (kType == DType::kIQ4_NL) return _mm512_mul_ps(_mm512_loadu_ps(blocks::kNonLinear), half_everywhere(block));
     return _mm512_mul_ps(_mm512_loadu_ps(blocks::kTwiceE2m1), _mm512_set1_ps(blocks::mxfp4_step(std::to_integer<uint8_t>(block[0]))));
   }
-
-  const std::byte* rows_;
-  int64_t row_bytes_;
 };
 
-/// GGUF's blocks of 256, a quarter at a time: q4_k and q6_k.
+/// Blocks of 256, a quarter at a time: q4_k and q6_k.
 template <DType kType>
-class QuarterReader {
+class QuarterReader : public BlockRows<kType> {
  public:
-  QuarterReader(const ProductTile& tile, DType) : rows_(tile.rows), row_bytes_(row_bytes(kType, tile.cols)) {}
+  using BlockRows<kType>::BlockRows;
 
-  HWY_INLINE void read(int64_t, int64_t) {}
   HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
-    const std::byte* block = rows_ + row * row_bytes_ + pair / 4 * quant_block(kType).bytes;
+    const std::byte* block = this->block(row, pair / 4);
     const auto quarter = static_cast<int>(pair % 4);
     if constexpr (kType == DType::kQ4_K) {
       // d and dmin; two parts share 32 bytes.
@@ -254,7 +264,7 @@ class QuarterReader {
       _mm512_store_si512(to + kNextStep, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), part_table(block, 2 * quarter + 1, scale, minimum)));
     } else {
       // The lower four bits of codes in 128 bytes, the upper two in 64, scales of 16 columns, d.
-      const __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(block + 192))), half_everywhere(block + 208));
+      const __m512 scales = _mm512_mul_ps(signed_numbers(load_16(block + 192)), half_everywhere(block + 208));
       const __m256i upper = load_32(block + 128 + quarter / 2 * 32);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half, to += kNextStep) {
@@ -279,11 +289,8 @@ class QuarterReader {
     return table_of(_mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(of_part * scale), numbers_from(0)), _mm512_set1_ps(least * minimum)));
   }
   static HWY_INLINE __m512 sixteen(__m128i codes, __m512 scales, int part) {
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), _mm512_permutexvar_ps(_mm512_set1_epi32(part), scales));
+    return _mm512_mul_ps(signed_numbers(codes), _mm512_permutexvar_ps(_mm512_set1_epi32(part), scales));
   }
-
-  const std::byte* rows_;
-  int64_t row_bytes_;
 };
 
 }  // namespace flexgen::amx_product

@@ -66,12 +66,12 @@ void LinearAmx::multiply_tiles(int worker, int64_t first, int64_t count, const W
   ProductTile tiles[kMaxTiles];
   std::vector<std::byte>& converted = converted_[static_cast<size_t>(worker)];
   const int64_t tile_bytes = size_bytes(DType::kBF16, kTileRows * cols);
-  const bool has_codes = amx_product::takes_codes(weight);
-  if (is_converted(weight) && std::ssize(converted) < count * tile_bytes) converted.resize(static_cast<size_t>(count * tile_bytes));
+  const bool has_codes = amx_product::takes_codes(weight), converts = is_converted(weight);
+  if (converts && std::ssize(converted) < count * tile_bytes) converted.resize(static_cast<size_t>(count * tile_bytes));
   for (int64_t t = 0; t < count; ++t) {
     const LinearTile& tile = tiles_[static_cast<size_t>(first + t)];
     tiles[t] = product_tile(tile, weight);
-    if (!is_converted(weight)) continue;
+    if (!converts) continue;
     std::byte* const rows = converted.data() + t * tile_bytes;
     convert_tile(tile, weight, DType::kBF16, rows);
     tiles[t].rows = rows;

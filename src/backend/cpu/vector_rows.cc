@@ -169,7 +169,7 @@ HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece
   const auto values = hn::Load(d, numbers);
   const FourBitTable unscaled([&](size_t) HWY_ATTR { return values; });
   constexpr int kBias = 127, kLeast = 2, kMost = 252;  // of 0.5 and of 6 times the scale the exponent bits are neither 0 nor all ones
-  const auto* scales = reinterpret_cast<const uint8_t*>(piece.beside[kScales]) + (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups;
+  const auto* scales = reinterpret_cast<const uint8_t*>(piece.beside[kScales]) + format.first_scale(row);
   const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(DType::kFp4, cols);
   const auto table_of = [&](int64_t group) HWY_ATTR {
     const int code = scales[group];

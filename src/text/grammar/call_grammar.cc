@@ -166,22 +166,27 @@ OrderedJson row_of(std::initializer_list<OrderedJson> parts) {
   return sequence_of(all);
 }
 
+/// Any number of it; null unless `several` may come.
+OrderedJson more_of(bool several, const OrderedJson& next) { return several ? OrderedJson{{"type", "star"}, {"content", next}} : OrderedJson(); }
+
+/// Calls that have one mark, between that and its end.
+OrderedJson calls_of_one_mark(const CallParts& parts, bool several) {
+  const OrderedJson call = one_of(parts.calls);
+  return row_of({parts.open, call, more_of(several, row_of({parts.separator, call})), parts.close});
+}
+
 /// As the calls stand in an answer that is nothing else.
 OrderedJson forced_calls(const CallParts& parts, bool one_call, const Tokenizer* tokenizer) {
-  const OrderedJson call = one_of(parts.calls), mark = mark_of(parts.mark, tokenizer), end = mark_of(parts.end, tokenizer);
+  const OrderedJson mark = mark_of(parts.mark, tokenizer), end = mark_of(parts.end, tokenizer);
   const bool several = !one_call && parts.several;
-  const auto more = [&](const OrderedJson& next) { return several ? OrderedJson{{"type", "star"}, {"content", next}} : OrderedJson(); };
-  if (parts.marked_each) return row_of({mark, parts.open, call, end, more(row_of({parts.separator, mark, call, end}))});
-  return row_of({mark, parts.open, call, more(row_of({parts.separator, call})), parts.close, end});
+  if (!parts.marked_each) return row_of({mark, calls_of_one_mark(parts, several), end});
+  const OrderedJson call = one_of(parts.calls);
+  return row_of({mark, parts.open, call, end, more_of(several, row_of({parts.separator, mark, call, end}))});
 }
 
 /// Any text, in which a mark begins calls.
 OrderedJson calls_in_text(const CallParts& parts, bool one_call, const Tokenizer* tokenizer) {
-  const OrderedJson call = one_of(parts.calls);
-  OrderedJson content = call;
-  if (!parts.marked_each)
-    content = one_call ? row_of({parts.open, call, parts.close})
-                       : row_of({parts.open, call, OrderedJson{{"type", "star"}, {"content", row_of({parts.separator, call})}}, parts.close});
+  const OrderedJson content = parts.marked_each ? one_of(parts.calls) : calls_of_one_mark(parts, !one_call);
   const std::optional<int32_t> token = special_token(parts.mark, tokenizer), end = special_token(parts.end, tokenizer);
   const OrderedJson begin = token ? mark_of(parts.mark, tokenizer) : OrderedJson(parts.mark);
   const OrderedJson tag{{"type", "tag"}, {"begin", begin}, {"content", content}, {"end", end ? mark_of(parts.end, tokenizer) : OrderedJson(parts.end)}};

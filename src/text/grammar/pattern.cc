@@ -108,17 +108,14 @@ class PatternReader {
         return;
       case '$':
         ++at_;
-        if (depth_ > 0 || !comes("|")) out_ += c;
+        if (!groups_.empty() || !comes("|")) out_ += c;
         return;
       case '|':
       case ')':
         out_ += c;
         ++at_;
-        if (c == ')') {
-          --depth_;
-          end_group();
-        }
-        begins_alternative_ = c == '|' && depth_ == 0;
+        if (c == ')') end_group();
+        begins_alternative_ = c == '|' && groups_.empty();
         return;
       case '*':
       case '+':
@@ -127,11 +124,15 @@ class PatternReader {
         out_ += c;
         ++at_;
         return;
-      case '(': ++depth_; return read_group();
+      case '(': return read_group();
       case '{': check_repeats(repeats, c); return read_repetition();
-      default: break;
+      default: return read_unit();
     }
-    part_ = {at_, 1};
+  }
+
+  /// A character, or a class of them.
+  void read_unit() {
+    part_ = {start_, 1};
     ++size_;
     switch (text_[at_]) {
       case '[': return write_set(read_class());
@@ -383,7 +384,6 @@ class PatternReader {
   std::string_view text_;
   bool in_json_, folds_ = false;
   size_t at_ = 0, start_ = 0;  ///< of the part that is being read
-  int depth_ = 0;              ///< of groups
   /// Behind a '|' outside of groups. The whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'.
   bool begins_alternative_ = false;
   Repeats repeats_ = Repeats::kNot;
