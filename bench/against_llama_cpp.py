@@ -35,7 +35,7 @@ def llama_cpp(args, parallel, ubatch, flash_attention, cap):
     environment = dict(os.environ, LD_LIBRARY_PATH=args.llama_bin)
     context = parallel * (args.prompt_len + args.gen_len + 8)
     result = capped(cap, [os.path.join(args.llama_bin, "llama-batched-bench"), "-m", args.gguf, "-c", str(context), "-b", str(ubatch),
-                          "-ub", str(ubatch), "-fa", flash_attention, "-t", str(args.threads), "-npp", str(args.prompt_len), "-ntg", str(args.gen_len), "-npl", str(parallel)],
+                          "-ub", str(ubatch), "-fa", flash_attention, *shlex.split(args.llama_flags), "-t", str(args.threads), "-npp", str(args.prompt_len), "-ntg", str(args.gen_len), "-npl", str(parallel)],
                     env=environment)
     rows = [line for line in result.stdout.splitlines() + result.stderr.splitlines() if line.startswith("|") and line.split("|")[1].strip().isdigit()]
     cells = [cell.strip() for cell in rows[-1].strip("|").split("|")]
@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--ubatch", type=int, nargs="+", default=[2048])
     parser.add_argument("--flash-attention", nargs="+", default=["auto"])
     parser.add_argument("--flexgen-flags", default="", help="more flags of flexgen bench, as one text")
+    parser.add_argument("--llama-flags", default="", help="more flags of llama-batched-bench, as one text; --no-repack where its AMX path ends with an illegal instruction (b11434, Q4_0)")
     parser.add_argument("--no-cap", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--memory-gib", type=int, default=6)

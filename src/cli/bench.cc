@@ -316,7 +316,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     json["efficiency"] = bound.seconds() / report.elapsed_s;
     json["bound_s"] = bound.seconds();
     json["bound_lane"] = bound.busiest();
-    json["bounds_s"] = {{"compute", bound.compute_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
+    json["bounds_s"] = {{"compute", bound.compute_s}, {"memory_read", bound.memory_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
     json["peaks"] = {{"matmul_flops_per_s", peaks->matmul_flops_per_s},
                      {"ram_read_bytes_per_s", peaks->ram_read_bytes_per_s},
                      {"disk_read_bytes_per_s", peaks->disk_read_bytes_per_s},

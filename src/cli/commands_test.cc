@@ -562,6 +562,11 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   EXPECT_DOUBLE_EQ(bound.disk_write_s, 5);
   EXPECT_DOUBLE_EQ(bound.seconds(), 75);
   EXPECT_EQ(bound.busiest(), "disk read");
+  report.work.weight_read_bytes = 1500e9;  // few rows a visit: memory's speed is their limit
+  bound = bound_of(report, {1e12, 20e9, 2e9, 1e9});
+  EXPECT_DOUBLE_EQ(bound.memory_s, 80);
+  EXPECT_DOUBLE_EQ(bound.compute_s, 45);
+  EXPECT_EQ(bound.busiest(), "memory read");
 
   LanePeaks peaks{0, 20e9, 2e9, 1e9};
   peaks.device = DevicePeaks{1e13, 2e11, 1e10, 5e9};
@@ -569,6 +574,7 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   report.work.beside_kv_read_bytes = 40e9;
   bound = bound_of(report, peaks);
   EXPECT_DOUBLE_EQ(bound.compute_s, 4 + 0.3);
+  EXPECT_DOUBLE_EQ(bound.memory_s, 7.5 + 0.3);
   EXPECT_DOUBLE_EQ(bound.cpu_s, 2);
   EXPECT_DOUBLE_EQ(bound.h2d_s, 91);
   EXPECT_DOUBLE_EQ(bound.d2h_s, 10);

@@ -127,6 +127,7 @@ void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, 
 
 std::string Bound::busiest() const {
   if (seconds() == compute_s) return "compute";
+  if (seconds() == memory_s) return "memory read";
   for (auto [time_s, name] : {std::pair{h2d_s, "h2d"}, {d2h_s, "d2h"}, {cpu_s, "cpu"}})
     if (time_s > 0 && seconds() == time_s) return name;
   return seconds() == disk_read_s ? "disk read" : "disk write";
@@ -137,7 +138,9 @@ Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
   const double matmul = peaks.device ? peaks.device->matmul_flops_per_s : peaks.matmul_flops_per_s;
   const double memory = peaks.device ? peaks.device->memory_bytes_per_s : peaks.ram_read_bytes_per_s;
   bound.cpu_s = report.work.beside_kv_read_bytes / peaks.ram_read_bytes_per_s;
-  bound.compute_s = report.work.linear_flops / matmul + (report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / memory;
+  const double kv_s = (report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / memory;
+  bound.compute_s = report.work.linear_flops / matmul + kv_s;
+  bound.memory_s = report.work.weight_read_bytes / memory + kv_s;
   for (const LaneReport& lane : report.lanes) {
     if (peaks.device && (lane.kind == LaneKind::kH2d || lane.kind == LaneKind::kH2dSmall)) bound.h2d_s += lane.stats.bytes / peaks.device->h2d_bytes_per_s;
     if (peaks.device && lane.kind == LaneKind::kD2h) bound.d2h_s += lane.stats.bytes / peaks.device->d2h_bytes_per_s;
@@ -157,9 +160,9 @@ std::string bound_table(const LanePeaks& peaks, const Bound& bound, const RunRep
                         peaks.device->h2d_bytes_per_s / 1e9, peaks.device->d2h_bytes_per_s / 1e9);
     device_part = fmt::format(", h2d {}, d2h {}, cpu {}", format_duration(bound.h2d_s), format_duration(bound.d2h_s), format_duration(bound.cpu_s));
   }
-  return text + fmt::format("bound {} ({}; compute {}, disk read {}, disk write {}{}), efficiency {:.3f}\n", format_duration(bound.seconds()), bound.busiest(),
-                            format_duration(bound.compute_s), format_duration(bound.disk_read_s), format_duration(bound.disk_write_s), device_part,
-                            bound.seconds() / report.elapsed_s);
+  return text + fmt::format("bound {} ({}; compute {}, memory read {}, disk read {}, disk write {}{}), efficiency {:.3f}\n", format_duration(bound.seconds()),
+                            bound.busiest(), format_duration(bound.compute_s), format_duration(bound.memory_s), format_duration(bound.disk_read_s),
+                            format_duration(bound.disk_write_s), device_part, bound.seconds() / report.elapsed_s);
 }
 
 }  // namespace flexgen

@@ -33,8 +33,9 @@ void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, 
 /// How long each of a machine's resources is busy with a job's work at its peak, in seconds: no run is faster than the busiest.
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;
+  double memory_s = 0;                     ///< of the tier that computes: each visit's weights once, keys and values
   double h2d_s = 0, d2h_s = 0, cpu_s = 0;  ///< with a GPU: the bus, and attention on the processor beside it
-  double seconds() const { return std::max({compute_s, disk_read_s, disk_write_s, h2d_s, d2h_s, cpu_s}); }
+  double seconds() const { return std::max({compute_s, memory_s, disk_read_s, disk_write_s, h2d_s, d2h_s, cpu_s}); }
   std::string busiest() const;
 };
 

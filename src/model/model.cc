@@ -591,6 +591,16 @@ int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
   return std::max({embed.used(), block.used(), experts.used(), head.used()});
 }
 
+int64_t Model::weight_bytes(int64_t layer) const {
+  int64_t bytes = 0;
+  for (const WeightUse& use : layers_[static_cast<size_t>(layer)].uses) {
+    if (use.lookup) continue;
+    const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)];
+    bytes += weight.stored_bytes() / weight.rows * use.rows;
+  }
+  return bytes;
+}
+
 VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows, DType kv_dtype) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   VisitWork work;

@@ -12,7 +12,9 @@ namespace flexgen {
 Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, Stores& stores, std::span<std::byte> scratch, Kernels* cpu_kernels)
     : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), stores_(stores), scratch_(scratch), cpu_kernels_(cpu_kernels),
       schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups), choices_(model, policy.num_micro_batches),
-      plans_(static_cast<size_t>(policy.num_micro_batches)), ahead_{plans_, schedule_.num_layers(), [this](const Visit& next) { return takes_place(next); }} {}
+      plans_(static_cast<size_t>(policy.num_micro_batches)), ahead_{plans_, schedule_.num_layers(), [this](const Visit& next) { return takes_place(next); }} {
+  for (int64_t layer = 0; layer < schedule_.num_layers(); ++layer) weight_bytes_.push_back(static_cast<double>(model.weight_bytes(layer)));
+}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   std::exception_ptr error;
@@ -157,14 +159,17 @@ ComputeAmount Executor::amount_of(const VisitLease& lease) {
   const auto logit_rows = static_cast<int64_t>(plan.logit_rows.size());
   VisitWork work = model_.work(visit.layer, plan.num_rows(), lease.slots, logit_rows, stores_.cache.layout().dtype);
   double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
+  double read_share = rows > 0 ? 1 : 0;
   if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
     const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
     work.linear_flops = layer.linear_flops_per_row / layer.row_share / static_cast<double>(layer.num_experts) * products.rows;
     rows = products.rows_each;
+    read_share = products.rows / std::max(1.0, products.rows_each) / static_cast<double>(layer.num_experts);
   }
   work_done_.linear_flops += work.linear_flops;
   work_done_.attention_flops += work.attention_flops;
   work_done_.kv_read_bytes += work.kv_read_bytes;
+  work_done_.weight_read_bytes += read_share * weight_bytes_[static_cast<size_t>(visit.layer)];
   if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += work.kv_read_bytes;
   ++work_done_.visits;
   if (visit.layer == 0) work_done_.rows += plan.num_rows();

@@ -26,6 +26,7 @@ namespace flexgen {
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
   double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
+  double weight_read_bytes = 0;     ///< each visit's weights once, of experts those that were chosen
   int64_t steps = 0, visits = 0, rows = 0;
 };
 
@@ -99,6 +100,7 @@ class Executor {
   RunAhead run_ahead_;
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   std::optional<Pending> pending_;
+  std::vector<double> weight_bytes_;  ///< a layer: Model::weight_bytes()
   WorkDone work_done_;
 };
 

@@ -54,6 +54,7 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
     out.add(report->work.linear_flops)
         .add(report->work.attention_flops)
         .add(report->work.kv_read_bytes)
+        .add(report->work.weight_read_bytes)
         .add(report->work.steps)
         .add(report->work.visits)
         .add(report->work.rows);
@@ -117,7 +118,8 @@ struct Team::Board : std::enable_shared_from_this<Board> {
       for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens, &report.shared_prompt_tokens, &report.cut_off})
         *field = in.value<int64_t>();
       report.stopped = in.value<bool>();
-      for (double* field : {&report.work.linear_flops, &report.work.attention_flops, &report.work.kv_read_bytes}) *field = in.value<double>();
+      for (double* field : {&report.work.linear_flops, &report.work.attention_flops, &report.work.kv_read_bytes, &report.work.weight_read_bytes})
+        *field = in.value<double>();
       for (int64_t* field : {&report.work.steps, &report.work.visits, &report.work.rows}) *field = in.value<int64_t>();
     }
     progress.lanes.clear();
@@ -333,6 +335,7 @@ RunReport Team::share_report(const RunReport& own) {
     merged.work.linear_flops += other.work.linear_flops;
     merged.work.attention_flops += other.work.attention_flops;
     merged.work.kv_read_bytes += other.work.kv_read_bytes;
+    merged.work.weight_read_bytes += other.work.weight_read_bytes;
     merged.work.visits += other.work.visits;
     for (const LaneReport& lane : named(static_cast<int>(rank), other.lanes)) merged.lanes.push_back(lane);
   }
