@@ -162,6 +162,14 @@ MODELS["gemma4_unified"] = (AutoConfig.for_model(
     vision_config=dict(patch_size=2, pooling_kernel_size=1, mm_embed_dim=8, mm_posemb_size=4, output_proj_dims=8), audio_config=dict(audio_embed_dim=4), bos_token_id=1, eos_token_id=2),
     torch.bfloat16, {})
 
+# Limits of q, k and v that about two in five of their elements exceed.
+MODELS |= {
+    "olmo": (other("olmo", clip_qkv=0.9), torch.bfloat16, {}),
+    "olmoe-clip": (other("olmoe", num_experts=4, num_experts_per_tok=2, intermediate_size=24, clip_qkv=0.9), torch.bfloat16, {}),
+    "mpt-clip": (AutoConfig.for_model("mpt", vocab_size=96, d_model=32, n_layers=2, n_heads=4, max_seq_len=64, bos_token_id=1, eos_token_id=2,
+                                      attn_config={"clip_qkv": 0.9}), torch.bfloat16, {}),
+}
+
 
 def to_mxfp4(weights):
     """[E, in, out] as *_blocks [E, out, in / 32, 16] and *_scales [E, out, in / 32] (OCP Microscaling: codes e2m1, the lower half of a byte first; scales e8m0)."""

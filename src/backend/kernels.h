@@ -155,7 +155,7 @@ class Kernels {
   /// out [T, cols] f32. Embedding lookup: the rows may lie anywhere.
   virtual void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) = 0;
 
-  /// x [T, D] f32 -> out [T, D] act; weight [D], bias [D] or empty; LayerNorm (Ba et al. 2016), variance over D.
+  /// x [T, D] f32 -> out [T, D] act; weight [D] or empty, which is 1, bias [D] or empty; LayerNorm (Ba et al. 2016), variance over D.
   virtual void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
                           std::byte* out) = 0;
   /// The same, in place on f32 (post-norm models keep the normalized residual stream).
@@ -191,6 +191,8 @@ class Kernels {
   virtual void add_scaled(const float* x, int64_t count, float factor, float* y) = 0;
   /// In place: x [count] f32 becomes factor * x; with a `cap` other than 0, cap * tanh(factor * x / cap).
   virtual void scale(float* x, int64_t count, float factor, float cap) = 0;
+  /// In place: x [count] f32 is held within [-limit, limit]. NaN stays NaN.
+  virtual void clamp(float* x, int64_t count, float limit) = 0;
   /// out [T, G, width] f32 = of x [T, G, group_width] f32 the columns [first, first + width) of each group: a part of what one product of a matrix with
   /// q, k and v in turn has made.
   virtual void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) = 0;

@@ -314,10 +314,11 @@ void add_row_cases(std::vector<OperationCase>& cases) {
                          TestWeight weight = TestWeight::vector(random_floats(rng, cols), dtype);
                          TestWeight bias = TestWeight::vector(random_floats(rng, cols), dtype);
                          Floats out = act_output(kernels, 11 * cols, [&](std::byte* to) { kernels.layer_norm(x.data(), 11, cols, weight, bias, 1e-5f, to); });
+                         Floats bare = act_output(kernels, 11 * cols, [&](std::byte* to) { kernels.layer_norm(x.data(), 11, cols, {}, {}, 1e-5f, to); });
                          Floats y = x;
                          kernels.layer_norm_f32(x.data(), 11, cols, weight, WeightView{}, 1e-5f);
                          kernels.layer_norm_f32(y.data(), 11, cols, weight, bias, {1e-5f, 1});
-                         return flatten({out, x, y});
+                         return flatten({out, bare, x, y});
                        }});
       cases.push_back({name("rms_norm"), [=](Kernels& kernels, Rng& rng) {
                          Floats x = random_floats(rng, 12 * cols, 3);
@@ -564,6 +565,15 @@ void add_routing_cases(std::vector<OperationCase>& cases) {
     }
 }
 
+void add_clamp_cases(std::vector<OperationCase>& cases) {
+  for (int64_t count : {1, 77, 70000})
+    cases.push_back({fmt::format("clamp_{}", count), [=](Kernels& kernels, Rng& rng) {
+                       Floats x = random_floats(rng, count, 4);  // many beyond the limit, on either side
+                       kernels.clamp(x.data(), count, 2.5f);
+                       return x;
+                     }});
+}
+
 const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
@@ -575,6 +585,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_choice_cases(all);
     add_gate_cases(all);
     add_routing_cases(all);
+    add_clamp_cases(all);
     return all;
   }();
   return cases;
@@ -1162,6 +1173,9 @@ TEST_P(BackendTest, NanStaysNan) {
     check("layer_norm", to_act([&](std::byte* to) { kernels_->layer_norm(x.data(), rows, cols, ones, ones, 1e-5f, to); }));
     check("rms_norm", to_act([&](std::byte* to) { kernels_->rms_norm(x.data(), rows, cols, ones, 1e-5f, to); }));
     check("to_act", to_act([&](std::byte* to) { kernels_->to_act(x.data(), rows * cols, to); }));
+    Floats clamped = x;
+    kernels_->clamp(clamped.data(), rows * cols, 0.5f);
+    check("clamp", clamped);
     for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
       SCOPED_TRACE(static_cast<int>(activation));
       check("activate", to_act([&](std::byte* to) { kernels_->activate(x.data(), rows * cols, activation, to); }));
@@ -1454,6 +1468,8 @@ TEST_F(ReferenceTest, NormsMatchClosedForms) {
   kernels_->layer_norm(x.data(), 1, 4, weight, bias, 0, bytes(out.data()));
   const float a = 1 / std::sqrt(5.0f);  // deviations -1.5 .. 1.5 over sqrt(5) / 2
   for (auto [actual, expected] : {std::pair{out[0], -3 * a}, {out[1], -a + 1}, {out[2], 2 * a}, {out[3], 3 * a}}) EXPECT_NEAR(actual, expected, 1e-6);
+  kernels_->layer_norm(x.data(), 1, 4, {}, {}, 0, bytes(out.data()));
+  for (auto [actual, expected] : {std::pair{out[0], -3 * a}, {out[1], -a}, {out[2], a}, {out[3], 3 * a}}) EXPECT_NEAR(actual, expected, 1e-6);
   kernels_->rms_norm(x.data(), 1, 4, weight, 0, bytes(out.data()));
   for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(out[i], x[i] / std::sqrt(7.5) * (i == 2 ? 2 : 1), 1e-6);
 }
@@ -1478,6 +1494,12 @@ TEST_F(ReferenceTest, GatesAreClamped) {
   Floats out(3);
   kernels_->clamped_gate(GatedValues::pairs(x.data()), 3, {2, 3}, bytes(out.data()));
   for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(out[i], expected[i], 1e-6);
+}
+
+TEST_F(ReferenceTest, ClampHoldsBothSides) {
+  Floats x = {-INFINITY, -3, -2, -0.5f, 0, 2, 2.5f, INFINITY};
+  kernels_->clamp(x.data(), std::ssize(x), 2);
+  EXPECT_EQ(x, (Floats{-2, -2, -2, -0.5f, 0, 2, 2, 2}));
 }
 
 // Of alike keys each weighs as much as a sink with their score.

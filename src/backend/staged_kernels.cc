@@ -104,6 +104,11 @@ class StagedKernels : public Kernels {
     float* to = call.in_out(x, count);
     call.run([&] { kernels_->scale(to, count, factor, cap); });
   }
+  void clamp(float* x, int64_t count, float limit) override {
+    Call call(*this);
+    float* to = call.in_out(x, count);
+    call.run([&] { kernels_->clamp(to, count, limit); });
+  }
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     Call call(*this);
     const float* from = call.in(x, num_rows * num_groups * group_width);

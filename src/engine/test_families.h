@@ -16,7 +16,7 @@ inline const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gem
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                  "nemotron", "arcee", "helium", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
                                  "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",
-                                 "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts"};
+                                 "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts", "olmo", "olmoe-clip"};
 // clang-format on
 inline std::string config_of_family(const std::string& name) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");

@@ -75,6 +75,7 @@ struct ModelConfig {
   // Norms
   NormKind norm = NormKind::kRms;
   bool norm_bias = false;
+  bool norm_weights = true;  ///< false: what attention, feed-forward and head read is normalized without any (OLMo 1)
   float norm_epsilon = 1e-5f;
   float norm_offset = 0;  ///< 1 where the checkpoint has a norm's weights less one
   QkNorm qk_norm = QkNorm::kNone;
@@ -84,6 +85,7 @@ struct ModelConfig {
   // Attention
   bool qkv_bias = false, output_bias = false;
   bool fused_qkv = false;           ///< q, k and v come from one matrix (Role::kQkv)
+  std::optional<float> qkv_limit;   ///< q and k, normalized, and v are held within [-limit, limit] before q and k are turned
   float attention_scale = 0;        ///< of scores; 0: 1 / sqrt(a block's head_size)
   float attention_cap = 0;          ///< AttentionRule::soft_cap
   std::vector<float> alibi_slopes;  ///< [num_heads]; empty: none

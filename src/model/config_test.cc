@@ -742,6 +742,32 @@ TEST(Config, ASizeMayBeSaidByBothOfItsNames) {
   EXPECT_EQ(parse(bloom).num_heads, 8);
 }
 
+TEST(Config, ALimitOfQueriesKeysAndValues) {
+  const auto of = [](const char* type, const std::string& limit) {
+    json config = config_of(type);
+    config.erase("rms_norm_eps");
+    if (type == std::string("mpt")) config = {{"model_type", "mpt"}, {"d_model", 64}, {"n_heads", 8}, {"n_layers", 2}, {"max_seq_len", 64}, {"vocab_size", 96}};
+    std::string text = config.dump();
+    const std::string field = R"("clip_qkv": )" + limit;
+    text.insert(1, type == std::string("mpt") ? R"("attn_config": {)" + field + "}, " : field + ", ");  // not as JSON, which has no NaN
+    return parse_config(text, "", "dir/config.json");
+  };
+  for (const char* type : {"olmo", "olmoe", "mpt"}) {
+    SCOPED_TRACE(type);
+    EXPECT_EQ(of(type, "8.0").qkv_limit, 8.0f);
+    EXPECT_EQ(of(type, "6").qkv_limit, 6.0f);
+    EXPECT_EQ(of(type, "null").qkv_limit, std::nullopt);
+    for (const char* bad : {"0", "-8.0", "NaN", "Infinity", "1e300", "true", R"("8")"})
+      EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of(type, bad); }), AllOf(HasSubstr("dir/config.json"), HasSubstr("'clip_qkv' is"), HasSubstr("above 0")))
+          << bad;
+  }
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("olmo2", "8.0"); }), HasSubstr("'clip_qkv' is a field that flexgen does not know"));
+  const ModelConfig first = of("olmo", "8.0");
+  EXPECT_EQ(first.norm, NormKind::kLayer);
+  EXPECT_FALSE(first.norm_weights || first.norm_bias || first.branch_norms);
+  EXPECT_FLOAT_EQ(first.norm_epsilon, 1e-5f);
+}
+
 TEST(Config, FieldsWithAnotherMeaningAreRefused) {
   for (const char* field : {R"({"rope_interleaved": true})", R"({"embedding_multiplier": 12})", R"({"use_qk_norm": true})", R"({"num_experts": 8})",
                             R"({"residual_multiplier": "1"})"})

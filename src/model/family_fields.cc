@@ -95,6 +95,10 @@ std::vector<float> alibi_slopes(int64_t num_heads, double most) {
   return slopes;
 }
 
+void read_qkv_limit(ConfigFields& fields, ModelConfig& m) {
+  if (fields.find("clip_qkv")) m.qkv_limit = static_cast<float>(fields.positive("clip_qkv", 1e30));
+}
+
 float read_cap(ConfigFields& fields, const char* name, double usual) {
   if (!fields.find(name)) return fields.contains(name) ? 0 : static_cast<float>(usual);
   return static_cast<float>(fields.positive(name, 1e9));

@@ -47,6 +47,9 @@ void read_layer_norm(ConfigFields& fields, ModelConfig& config, bool bias, const
 /// ALiBi's slopes [num_heads] as Press et al. 2022 and transformers' BLOOM and MPT choose them; the least is 2^-most.
 std::vector<float> alibi_slopes(int64_t num_heads, double most = 8);
 
+/// clip_qkv (absent or null: none).
+void read_qkv_limit(ConfigFields& fields, ModelConfig& config);
+
 /// A cap of logits or scores (absent: `usual`; null: 0, which is none).
 float read_cap(ConfigFields& fields, const char* name, double usual);
 

@@ -31,6 +31,7 @@ constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "ll
                                      {.architecture = "minimax-m2", .model_type = "minimax_m2", .says_head = true, .partial = "rotary_dim"},
                                      {.architecture = "granite", .model_type = "granite", .pairs_adjoin = true},
                                      {.architecture = "smollm3", .model_type = "smollm3", .pairs_adjoin = true},
+                                     {.architecture = "olmo", .model_type = "olmo", .pairs_adjoin = true, .layer_norm = true},
                                      {.architecture = "olmo2", .model_type = "olmo2"},
                                      {.architecture = "ernie4_5", .model_type = "ernie4_5", .says_head = true},
                                      {.architecture = "ernie4_5-moe", .model_type = "ernie4_5_moe"},
@@ -101,6 +102,7 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
   if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
   if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, type, config);
   if (type == "olmo3") read_olmo3(fields, config);
+  if (type == "olmo" || type == "olmoe") fields.copy("attention.clamp_kqv", config, "clip_qkv");
   if (type == "cohere") fields.copy("logit_scale", config, "logit_scale");
   if (type == "granite") {
     fields.copy("attention.scale", config, "attention_multiplier");

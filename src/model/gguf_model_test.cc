@@ -177,6 +177,13 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
                   "command-r", {"command-r.attention.layer_norm_rms_epsilon"}),
               HasSubstr("use_qk_norm"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.real("llama.rope.freq_base", NAN); }), HasSubstr("'llama.rope.freq_base' is not finite"));
+  const auto clamped = [&](float limit) {
+    const auto add = [&](TestGguf& gguf) { gguf.real("olmo.attention.layer_norm_epsilon", 1e-5f).real("olmo.attention.clamp_kqv", limit); };
+    return with(add, "olmo", {"olmo.attention.layer_norm_rms_epsilon"});
+  };
+  EXPECT_THAT(clamped(0), HasSubstr("'clip_qkv' is 0.0; it must be a number above 0"));
+  for (float limit : {NAN, INFINITY}) EXPECT_THAT(clamped(limit), HasSubstr("'olmo.attention.clamp_kqv' is not finite"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.real("llama.attention.clamp_kqv", 8); }), HasSubstr("'llama.attention.clamp_kqv' is 8.0"));
   TestGguf per_layer;
   per_layer.text("general.architecture", "llama").numbers<uint32_t>("llama.embedding_length", 4, {1, 2});
   add_tensors(per_layer);

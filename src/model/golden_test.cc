@@ -418,7 +418,9 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"phimoe", R"({"router_jitter_noise": 0.1})"}, Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"},
         Change{"phimoe", R"({"sliding_window": 19})"}, Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"},
         Change{"phimoe", R"({"rms_norm_eps": 0.01})"}, Change{"hunyuan_moe", R"({"moe_topk": 1})"},
-        Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
+        Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}, Change{"olmo", R"({"clip_qkv": 0.85})"}, Change{"olmo", R"({"clip_qkv": null})"},
+        Change{"olmoe-clip", R"({"clip_qkv": 0.85})"}, Change{"olmoe-clip", R"({"clip_qkv": null})"},
+        Change{"mpt-clip", R"({"attn_config": {"clip_qkv": 0.85}})"}, Change{"mpt-clip", R"({"attn_config": {"clip_qkv": null}})"}));
 
 /// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
 size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
@@ -453,7 +455,7 @@ const auto kModels =
                     "stablelm-parallel", "cohere", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron",
                     "arcee", "helium", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral",
                     "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "glm4_moe-groups", "minimax_m2", "dots1",
-                    "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts");
+                    "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts", "olmo", "olmoe-clip", "mpt-clip");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');
@@ -562,7 +564,7 @@ INSTANTIATE_TEST_SUITE_P(
         GgufCase{"minimax_m2", "minimax-m2"}, GgufCase{"granite", "granite"},
         GgufCase{"smollm3", "smollm3",
                  R"({"no_rope_layer_interval": 4, "no_rope_layers": null, "use_sliding_window": null, "sliding_window": null, "layer_types": null})"},
-        GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"},
+        GgufCase{"olmo", "olmo"}, GgufCase{"olmoe-clip", "olmoe"}, GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"},
         GgufCase{"olmo3", "olmo2", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.5}}})"}, GgufCase{"ernie4_5", "ernie4_5"},
         GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}));
 

@@ -90,6 +90,8 @@ class AsGguf {
     }
     real("attention.layer_norm_rms_epsilon", "rms_norm_eps");
     real("attention.layer_norm_epsilon", "layer_norm_eps");
+    if (architecture_ == "olmo") gguf_.real(start_ + "attention.layer_norm_epsilon", 1e-5f);
+    real("attention.clamp_kqv", "clip_qkv");
     real("attention.scale", "attention_multiplier");
     real("embedding_scale", "embedding_multiplier");
     real("residual_scale", "residual_multiplier");
@@ -197,7 +199,8 @@ class AsGguf {
   /// q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole.
   void turn(const std::string& name, Tensor& tensor) const {
     const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
-    if ((architecture_ == "llama" || architecture_ == "granite" || architecture_ == "smollm3") && (is_q || is_k)) {
+    const bool is_paired = architecture_ == "llama" || architecture_ == "granite" || architecture_ == "smollm3" || architecture_ == "olmo";
+    if (is_paired && (is_q || is_k)) {
       const auto heads = config_.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = tensor.shape[0],
                  cols = tensor.shape.size() == 1 ? 1 : tensor.shape[1], half = rows / heads / 2;
       const std::vector<float> from = tensor.values;

@@ -134,6 +134,10 @@ class CpuKernels : public HostKernels {
     for_rows(count, 1, [&](int64_t first, int64_t length) { vector_rows::scale(x + first, length, factor, cap); });
   }
 
+  void clamp(float* x, int64_t count, float limit) override {
+    for_rows(count, 1, [&](int64_t first, int64_t length) { vector_rows::clamp(x + first, length, limit); });
+  }
+
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     for_rows(num_rows * num_groups, width, [&](int64_t from, int64_t count) {
       for (int64_t group = from; group < from + count; ++group) std::copy_n(x + group * group_width + first, width, out + group * width);

@@ -412,6 +412,15 @@ void Scale(float* x, int64_t count, float factor, float cap) {
   });
 }
 
+void Clamp(float* x, int64_t count, float limit) {
+  const Floats d;
+  const auto most = hn::Set(d, limit);
+  for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+    const auto v = load(d, x + i, n);
+    store(d, hn::IfThenElse(hn::Gt(hn::Abs(v), most), hn::CopySign(most, v), v), x + i, n);  // not Min() and Max(), which need not keep NaN
+  });
+}
+
 void RotateNeighbours(float* x, int64_t num_heads, int64_t head_size, int64_t half, const float* cosine, const float* sine) {
   for (int64_t head = 0; head < num_heads; ++head, x += head_size)
     for (int64_t i = 0; i < half; ++i) {
@@ -557,6 +566,7 @@ HWY_EXPORT(Activate);
 HWY_EXPORT(ClampGate);
 HWY_EXPORT(AddScaled);
 HWY_EXPORT(Scale);
+HWY_EXPORT(Clamp);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(LargestAt);
 HWY_EXPORT(LargestDrawn);
@@ -589,6 +599,7 @@ void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, 
 }
 void add_scaled(const float* x, int64_t count, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AddScaled)(x, count, factor, y); }
 void scale(float* x, int64_t count, float factor, float cap) { HWY_DYNAMIC_DISPATCH(Scale)(x, count, factor, cap); }
+void clamp(float* x, int64_t count, float limit) { HWY_DYNAMIC_DISPATCH(Clamp)(x, count, limit); }
 void rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine) {
   HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, head_size, half, interleaved, cosine, sine);
 }

@@ -37,6 +37,8 @@ void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, 
 void add_scaled(const float* x, int64_t count, float factor, float* y);
 /// As Kernels::scale().
 void scale(float* x, int64_t count, float factor, float cap);
+/// As Kernels::clamp().
+void clamp(float* x, int64_t count, float limit);
 
 /// Rotates the heads of one row: of x [num_heads, head_size] the first 2 * half elements of each, in place by cosine and sine [half]; pairs are
 /// neighbours if interleaved, else `half` apart.

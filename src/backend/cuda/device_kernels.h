@@ -131,6 +131,7 @@ class DeviceKernels : public Kernels {
   void scale(float* x, int64_t count, float factor, float cap) override {
     run("scale", scale_elements, {blocks_for(count)}, kRowThreads, x, count, factor, cap);
   }
+  void clamp(float* x, int64_t count, float limit) override { run("clamp", clamp_elements, {blocks_for(count)}, kRowThreads, x, count, limit); }
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     const int64_t groups = num_rows * num_groups;
     run("pick_columns", pick_elements, {blocks_for(groups * width)}, kRowThreads, x, groups, group_width, first, width, out);
@@ -256,8 +257,8 @@ class DeviceKernels : public Kernels {
 
   void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out,
                      DType type) {
-    run("layer_norm", layer_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, bias.empty() ? nullptr : bias.data(), bias.dtype,
-        rule.epsilon, rule.weight_offset, out, type);
+    run("layer_norm", layer_normalize, {num_rows}, threads_for(cols), x, cols, weight.empty() ? nullptr : weight.data(), weight.dtype,
+        bias.empty() ? nullptr : bias.data(), bias.dtype, rule.epsilon, rule.weight_offset, out, type);
   }
 
   void convert(const std::byte* x, DType from, int64_t num_rows, int64_t cols, std::byte* out, DType to, int64_t out_stride) {

@@ -26,7 +26,7 @@ FLEXGEN_KERNEL void gather(const std::byte* const* rows, DType dtype, int64_t co
   for (int64_t d = thread(); d < cols; d += num_threads()) to[d] = (accumulate ? to[d] : 0.0f) + load_in_any_row(row, dtype, cols, d);
 }
 
-/// LayerNorm of row block_x() of x to the same row of out, which may be x. The variance is that of the deviations, in a second pass.
+/// LayerNorm of row block_x() of x to the same row of out, which may be x; a null weight is none. The variance is that of the deviations, in a second pass.
 FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, const std::byte* bias, DType bias_type,
                                     float epsilon, float weight_offset, std::byte* out, DType out_type) {
   FLEXGEN_SHARED float shared[kWarp];
@@ -39,7 +39,8 @@ FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byt
   const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
   for (int64_t d = thread(); d < cols; d += num_threads()) {
     const float shift = bias == nullptr ? 0.0f : load_element(bias, bias_type, d);
-    store_element(out, out_type, block_x() * cols + d, (x[d] - mean) * scale * (weight_offset + load_element(weight, weight_type, d)) + shift);
+    const float factor = weight == nullptr ? 1.0f : weight_offset + load_element(weight, weight_type, d);
+    store_element(out, out_type, block_x() * cols + d, (x[d] - mean) * scale * factor + shift);
   }
 }
 
@@ -183,6 +184,13 @@ FLEXGEN_KERNEL void add_scaled_elements(const float* x, int64_t count, float fac
 /// In place: factor * x, capped unless `cap` is 0.
 FLEXGEN_KERNEL void scale_elements(float* x, int64_t count, float factor, float cap) {
   for_elements(count, [&](int64_t i) { x[i] = cap == 0 ? factor * x[i] : cap * tanhf(factor * x[i] / cap); });
+}
+
+/// In place: x within [-limit, limit]; NaN stays.
+FLEXGEN_KERNEL void clamp_elements(float* x, int64_t count, float limit) {
+  for_elements(count, [&](int64_t i) {
+    if (fabsf(x[i]) > limit) x[i] = x[i] > 0 ? limit : -limit;
+  });
 }
 
 /// out [groups, width] = columns [first, first + width) of x [groups, group_width].

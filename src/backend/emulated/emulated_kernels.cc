@@ -73,6 +73,7 @@ class EmulatedKernels : public Kernels {
     kernels_->add_scaled(floats(x, count, "add_scaled: x"), count, factor, floats(y, count, "add_scaled: y"));
   }
   void scale(float* x, int64_t count, float factor, float cap) override { kernels_->scale(floats(x, count, "scale: x"), count, factor, cap); }
+  void clamp(float* x, int64_t count, float limit) override { kernels_->clamp(floats(x, count, "clamp: x"), count, limit); }
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     kernels_->pick_columns(floats(x, num_rows * num_groups * group_width, "pick_columns: x"), num_rows, num_groups, group_width, first, width,
                            floats(out, num_rows * num_groups * width, "pick_columns: out"));

@@ -83,7 +83,7 @@ class ReferenceKernels : public HostKernels {
       for (int64_t d = 0; d < cols; ++d) variance += (row[d] - mean) * (row[d] - mean);
       double scale = 1 / std::sqrt(variance / static_cast<double>(cols) + rule.epsilon);
       for (int64_t d = 0; d < cols; ++d)
-        row[d] = static_cast<float>((row[d] - mean) * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d)) +
+        row[d] = static_cast<float>((row[d] - mean) * scale) * (weight.empty() ? 1 : rule.weight_offset + load_float(weight.data(), weight.dtype, d)) +
                  (bias.empty() ? 0.0f : load_float(bias.data(), bias.dtype, d));
     }
   }
@@ -161,6 +161,9 @@ class ReferenceKernels : public HostKernels {
   void add_scaled(const float* x, int64_t count, float factor, float* y) override { add_row(x, count, factor, y); }
   void scale(float* x, int64_t count, float factor, float cap) override {
     for (int64_t i = 0; i < count; ++i) x[i] = cap == 0 ? factor * x[i] : cap * std::tanh(factor * x[i] / cap);
+  }
+  void clamp(float* x, int64_t count, float limit) override {
+    for (int64_t i = 0; i < count; ++i) x[i] = std::abs(x[i]) > limit ? std::copysign(limit, x[i]) : x[i];  // so that NaN stays
   }
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     for (int64_t group = 0; group < num_rows * num_groups; ++group) std::copy_n(x + group * group_width + first, width, out + group * width);

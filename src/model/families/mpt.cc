@@ -1,4 +1,5 @@
-// MPT (MosaicML 2023): ALiBi instead of positions, LayerNorm without a bias and no other biases, q, k and v in one matrix, cut where it lies.
+// MPT (MosaicML 2023): ALiBi instead of positions, LayerNorm without a bias and no other biases, q, k and v in one matrix, cut where it lies,
+// and held within a limit where clip_qkv says so.
 //
 //   h += Wout attention(Wq n, Wk n, Wv n);  h += Wdown gelu(Wup n),  n a norm of h
 
@@ -60,7 +61,7 @@ class Mpt : public Decoder {
     attention.only("attn_type", "multihead_attention");
     attention.only("alibi", true);
     attention.only("qk_ln", false);
-    attention.only("clip_qkv", nullptr);
+    read_qkv_limit(attention, m);
     attention.only("prefix_lm", false);
     attention.only("attn_uses_sequence_id", false);
     attention.harmless({"attn_pdrop", "attn_impl", "model_type"});

@@ -29,6 +29,13 @@ void normalize_heads(const LayerContext& c, const BlockScratch& s) {
   }
 }
 
+void clamp_heads(const LayerContext& c, const BlockScratch& s) {
+  if (!c.config.qkv_limit) return;
+  const HeadSizes heads = c.heads();
+  c.kernels.clamp(s.q, c.in.num_rows * heads.q_width(), *c.config.qkv_limit);
+  for (float* x : {s.k, s.v}) c.kernels.clamp(x, c.in.num_rows * heads.kv_width(), *c.config.qkv_limit);
+}
+
 void turn_heads(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
   const int table = m.attention[static_cast<size_t>(c.layer.index)].rope;
@@ -55,6 +62,7 @@ void project_attention_inputs(const LayerContext& c, const BlockScratch& s) {
   }
   if (c.config.value_norm) c.kernels.rms_norm_heads(s.v, T, c.heads().kv_heads, c.heads().head_size, {}, c.config.norm_epsilon);
   if (!c.config.norm_after_rope) normalize_heads(c, s);
+  clamp_heads(c, s);
   turn_heads(c, s);
   if (c.config.norm_after_rope) normalize_heads(c, s);
 }

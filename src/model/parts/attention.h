@@ -5,7 +5,7 @@
 
 namespace flexgen {
 
-/// q, k and v of the rows that s.act has, normalized and turned as the config and the block say, into s.q, s.k, s.v.
+/// q, k and v of the rows that s.act has, normalized, clamped and turned as the config and the block say, into s.q, s.k, s.v.
 void project_attention_inputs(const LayerContext& c, const BlockScratch& s);
 
 /// h += residual_scale * norm(W x + b) for the rows [first, first + num_rows) of the stream; x [num_rows, K] act; the weight of role `weight`, and the

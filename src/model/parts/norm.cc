@@ -4,7 +4,7 @@ namespace flexgen {
 
 void normalize(const LayerContext& c, Role role, const float* x, int64_t num_rows, std::byte* out) {
   const ModelConfig& m = c.config;
-  if (!c.has(role)) return c.kernels.to_act(x, num_rows * m.hidden_size, out);
+  if (!c.has(role) && m.norm_weights) return c.kernels.to_act(x, num_rows * m.hidden_size, out);
   if (m.norm == NormKind::kRms) return c.kernels.rms_norm(x, num_rows, m.hidden_size, c[role], m.norm_rule(), out);
   c.kernels.layer_norm(x, num_rows, m.hidden_size, c[role], c[bias_of(role)], m.norm_rule(), out);
 }
