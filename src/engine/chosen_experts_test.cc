@@ -158,7 +158,8 @@ TEST_P(ChosenExperts, OneSequenceReadsWhatItChooses) {
     const int64_t sparse_blocks = chosen.units * GetParam().experts_a_unit / 32;
     EXPECT_LE(chosen.report.work.visits, chosen.report.work.steps * (others + 2 * sparse_blocks));
     EXPECT_NEAR(chosen.report.work.linear_flops / all.report.work.linear_flops, 1, 1e-9) << "the same products";
-    EXPECT_NEAR(chosen.report.work.weight_read_bytes / all.report.work.weight_read_bytes, 1, 1e-9) << "of the same weights";
+    // Where all are loaded nobody knows yet which will be chosen: as many as independent rows would choose.
+    EXPECT_LT(chosen.report.work.weight_read_bytes, all.report.work.weight_read_bytes);
   }
 }
 

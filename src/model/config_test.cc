@@ -757,10 +757,12 @@ TEST(Config, ALimitOfQueriesKeysAndValues) {
     EXPECT_EQ(of(type, "8.0").qkv_limit, 8.0f);
     EXPECT_EQ(of(type, "6").qkv_limit, 6.0f);
     EXPECT_EQ(of(type, "null").qkv_limit, std::nullopt);
-    for (const char* bad : {"0", "-8.0", "NaN", "Infinity", "1e300", "true", R"("8")"})
+    for (const char* bad : {"-8.0", "NaN", "Infinity", "1e300", "true", R"("8")"})
       EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of(type, bad); }), AllOf(HasSubstr("dir/config.json"), HasSubstr("'clip_qkv' is"), HasSubstr("above 0")))
           << bad;
   }
+  EXPECT_EQ(of("mpt", "0").qkv_limit, std::nullopt);
+  for (const char* type : {"olmo", "olmoe"}) EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of(type, "0"); }), HasSubstr("above 0")) << type;
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("olmo2", "8.0"); }), HasSubstr("'clip_qkv' is a field that flexgen does not know"));
   const ModelConfig first = of("olmo", "8.0");
   EXPECT_EQ(first.norm, NormKind::kLayer);

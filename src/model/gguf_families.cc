@@ -93,7 +93,7 @@ std::string known_gguf_architectures() {
 
 void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Checkpoint& checkpoint, Json& config) {
   const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
-  for (const char* with_biases : {"llama", "glm4", "glm4_moe", "gpt_oss", "dots1", "granite", "smollm3", "olmo2", "olmo3", "cohere"})
+  for (const char* with_biases : {"llama", "glm4", "glm4_moe", "gpt_oss", "dots1", "granite", "smollm3", "olmo", "olmo2", "olmo3", "olmoe", "cohere"})
     if (type == with_biases) config["attention_bias"] = has("blk.0.attn_q.bias");
   if (type == "llama" || type == "granite" || type == "smollm3") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
   if (type == "ernie4_5") config["use_bias"] = has("blk.0.attn_q.bias");
@@ -102,7 +102,11 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
   if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
   if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, type, config);
   if (type == "olmo3") read_olmo3(fields, config);
-  if (type == "olmo" || type == "olmoe") fields.copy("attention.clamp_kqv", config, "clip_qkv");
+  if (type == "olmo" || type == "olmoe") {
+    fields.copy("attention.clamp_kqv", config, "clip_qkv");
+    // As in llama.cpp, which has no limit then.
+    if (const auto limit = config.find("clip_qkv"); limit != config.end() && limit->is_number() && *limit <= 0) config.erase(limit);
+  }
   if (type == "cohere") fields.copy("logit_scale", config, "logit_scale");
   if (type == "granite") {
     fields.copy("attention.scale", config, "attention_multiplier");

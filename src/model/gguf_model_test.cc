@@ -181,7 +181,6 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
     const auto add = [&](TestGguf& gguf) { gguf.real("olmo.attention.layer_norm_epsilon", 1e-5f).real("olmo.attention.clamp_kqv", limit); };
     return with(add, "olmo", {"olmo.attention.layer_norm_rms_epsilon"});
   };
-  EXPECT_THAT(clamped(0), HasSubstr("'clip_qkv' is 0.0; it must be a number above 0"));
   for (float limit : {NAN, INFINITY}) EXPECT_THAT(clamped(limit), HasSubstr("'olmo.attention.clamp_kqv' is not finite"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.real("llama.attention.clamp_kqv", 8); }), HasSubstr("'llama.attention.clamp_kqv' is 8.0"));
   TestGguf per_layer;
@@ -208,6 +207,18 @@ TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {
   gemma.number("gemma3.attention.key_length", 32).number("gemma3.attention.value_length", 32);
   add_tensors(gemma);
   EXPECT_EQ(load_gguf_model(folder.put("gemma.gguf", gemma.bytes())).config.attention[0].window, 0);
+}
+
+TEST(GgufModel, NoLimitOfQueriesKeysAndValuesIsSaidByZero) {
+  TestFolder folder;
+  const auto limit_of = [&](float limit) {
+    TestGguf gguf = fields("olmo");
+    gguf.real("olmo.attention.layer_norm_epsilon", 1e-5f).real("olmo.attention.clamp_kqv", limit);
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("olmo.gguf", gguf.bytes()), {"olmo.attention.layer_norm_rms_epsilon"}).config.qkv_limit;
+  };
+  EXPECT_EQ(limit_of(8), 8.0f);
+  for (float none : {0.0f, -1.0f}) EXPECT_EQ(limit_of(none), std::nullopt);
 }
 
 TEST(GgufModel, AValueForEachLayerMayBeTheSame) {

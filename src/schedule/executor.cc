@@ -160,6 +160,7 @@ ComputeAmount Executor::amount_of(const VisitLease& lease) {
   VisitWork work = model_.work(visit.layer, plan.num_rows(), lease.slots, logit_rows, stores_.cache.layout().dtype);
   double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
   double read_share = rows > 0 ? 1 : 0;
+  if (layer.kind == LayerKind::kExperts) read_share = expert_hit_share(model_.config().mixture, static_cast<double>(plan.num_rows()));
   if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
     const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
     work.linear_flops = layer.linear_flops_per_row / layer.row_share / static_cast<double>(layer.num_experts) * products.rows;

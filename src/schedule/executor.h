@@ -26,7 +26,7 @@ namespace flexgen {
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
   double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
-  double weight_read_bytes = 0;     ///< each visit's weights once, of experts those that were chosen
+  double weight_read_bytes = 0;     ///< each visit's weights once, of experts those that were chosen, or as many as are expected to be
   int64_t steps = 0, visits = 0, rows = 0;
 };
 

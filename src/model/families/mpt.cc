@@ -61,7 +61,8 @@ class Mpt : public Decoder {
     attention.only("attn_type", "multihead_attention");
     attention.only("alibi", true);
     attention.only("qk_ln", false);
-    read_qkv_limit(attention, m);
+    // As in transformers, 0 is none.
+    if (const nlohmann::json* limit = attention.find("clip_qkv"); !limit || *limit != 0) read_qkv_limit(attention, m);
     attention.only("prefix_lm", false);
     attention.only("attn_uses_sequence_id", false);
     attention.harmless({"attn_pdrop", "attn_impl", "model_type"});
@@ -70,6 +71,7 @@ class Mpt : public Decoder {
     attention.harmless({"_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "torch_dtype", "id2label", "label2id", "output_attentions",
                         "output_hidden_states", "problem_type", "return_dict", "transformers_version"});
     if (attention.find("softmax_scale")) m.attention_scale = static_cast<float>(attention.positive("softmax_scale", 1e9));
+    // transformers computes with 8, whatever this says: MosaicML's own code, which such models were trained with, goes by it.
     m.alibi_slopes = alibi_slopes(m.num_heads, attention.positive_or("alibi_bias_max", 8, 1e9));
     attention.finish();
   }
