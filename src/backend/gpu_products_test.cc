@@ -31,7 +31,12 @@ struct Shape {
   bool has_bias;
 };
 
-class GpuProducts : public testing::TestWithParam<DType> {};
+class GpuProducts : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    if (const std::string why = why_not_tested(cuda_status(), GetParam()); !why.empty()) GTEST_SKIP() << why;
+  }
+};
 
 /// Rows of no pattern: some random ones of the type, in turn.
 std::vector<Word> random_matrix(std::mt19937& random, int64_t rows, int64_t cols, DType dtype) {
@@ -66,14 +71,8 @@ void expect_sums(const Shape& shape, DType act, const std::byte* x, const std::b
 }
 
 TEST_P(GpuProducts, RowsOfRealShapesAreTheSameInAnyCompanyAndCut) {
-  if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
   const DType act = GetParam();
-  std::unique_ptr<Kernels> kernels;
-  try {
-    kernels = make_staged_kernels(make_cuda_device(0), act);
-  } catch (const Error& error) {
-    GTEST_SKIP() << error.what();
-  }
+  const auto kernels = make_staged_kernels(make_cuda_device(0), act);
   constexpr int64_t kRows = 300;
   std::mt19937 random(11);
   for (const Shape& shape : {Shape{4096, 4096, act, false},

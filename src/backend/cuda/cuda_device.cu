@@ -250,13 +250,13 @@ class CudaDevice : public Device {
   std::unique_ptr<Kernels> make_kernels(DType compute_dtype) override {
     if (compute_dtype == DType::kF32)
       throw Error(ErrorKind::kUser, "the cuda backend computes in bf16 or fp16 with fp32 sums: leave --compute-dtype f32 out, or use --backend cpu");
-    if (compute_dtype == DType::kBF16 && capability() < 80)
+    if (compute_dtype == DType::kBF16 && capability() < kBf16Capability)
       throw Error(
           ErrorKind::kUser,
           fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): leave --compute-dtype bf16 out, and it computes in fp16", name()));
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
-  DType best_compute_dtype(DType weights) const override { return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
+  DType best_compute_dtype(DType weights) const override { return capability() < kBf16Capability || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
   /// The library chooses algorithms by the GPU.
   std::string arithmetic() const override { return fmt::format("{}, version {}", name(), kArithmeticVersion); }
 
@@ -295,9 +295,10 @@ CudaStatus cuda_status() {
   const int count = count_devices(status.problem);
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, i) == cudaSuccess)
-      status.devices.push_back(fmt::format("{}, compute capability {}.{}, {}", properties.name, properties.major, properties.minor,
-                                           format_bytes(static_cast<int64_t>(properties.totalGlobalMem))));
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    status.devices.push_back(fmt::format("{}, compute capability {}.{}, {}", properties.name, properties.major, properties.minor,
+                                         format_bytes(static_cast<int64_t>(properties.totalGlobalMem))));
+    status.capabilities.push_back(10 * properties.major + properties.minor);
   }
   return status;
 }
