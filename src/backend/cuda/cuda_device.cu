@@ -1,7 +1,5 @@
 // Device on CUDA: memory, pinned RAM, lanes with a stream each.
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "backend/copy_pieces.h"
+#include "backend/cuda/cublas_product.h"
 #include "backend/cuda/cuda_call.h"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda_status.h"
@@ -257,8 +256,8 @@ class CudaDevice : public Device {
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
   DType best_compute_dtype(DType weights) const override { return capability() < kBf16Capability || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
-  /// The library chooses algorithms by the GPU.
-  std::string arithmetic() const override { return fmt::format("{}, version {}", name(), kArithmeticVersion); }
+  /// The library chooses algorithms by the GPU, and each version of it in its own way.
+  std::string arithmetic() const override { return fmt::format("{}, cuBLASLt {}, version {}", name(), find_cublas().version, kArithmeticVersion); }
 
  private:
   cudaStream_t make_stream() {
@@ -290,8 +289,7 @@ CudaStatus cuda_status() {
   status.toolkit = version_name(CUDART_VERSION);
   int driver = 0;
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) status.driver = version_name(driver);
-  for (const std::string& name : {fmt::format("libcublasLt.so.{}", CUDART_VERSION / 1000), std::string("libcublasLt.so")})
-    if (status.cublas.empty() && dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL) != nullptr) status.cublas = name;
+  status.cublas = find_cublas().name;
   const int count = count_devices(status.problem);
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
