@@ -10,11 +10,17 @@ import time
 
 SOURCE = os.path.abspath(sys.argv[1])
 
-# Plays a test program: its tests pass, fail, are skipped, crash or take long, as their names say.
+# Plays a test program: its tests pass, fail, are skipped, crash, take long or are nothing for the card, as their names say.
 TESTS = """#!/bin/sh
+cannot() {
+  printf '[ RUN      ] Gpu/Suite.%s/bf16\\nkernels_test.cc:7: Skipped\\n%s\\n\\n[  SKIPPED ] Gpu/Suite.%s/bf16 (0 ms)\\n' "$1" "$2" "$1"
+  printf '[  PASSED  ] %s.\\n[  SKIPPED ] 1 test, listed below:\\n[  SKIPPED ] Gpu/Suite.%s/bf16\\n' "$3" "$1"
+}
 case "$*" in
 *--gtest_list_tests*) printf 'Gpu/Suite.\\n'; for t in $FAKE_TESTS; do printf '  %s/bf16  # GetParam() = 1\\n' $t; done ;;
 *:*Crashes*) kill -ABRT $$ ;;
+*:*Cannot*) cannot Cannot 'needs compute capability 8.0: Test 5000 does not multiply bf16' '2 tests' ;;
+*Cannot*) cannot Cannot 'needs compute capability 8.0: Test 5000 does not multiply bf16' '0 tests' ;;
 *:*:*) echo '[  PASSED  ] 3 tests.' ;;
 *Passes*) echo '[  PASSED  ] 1 test.' ;;
 *Skips*) echo 'needs a GPU: none'; echo '[  SKIPPED ] Gpu/Suite.Skips/bf16'; echo '[  PASSED  ] 0 tests.' ;;
@@ -31,7 +37,13 @@ s=$?
 echo "========= ERROR SUMMARY: ${FAKE_ERRORS:-0} errors"
 exit $s
 """
-SMI = "#!/bin/sh\n[ -z \"$FAKE_NO_GPU\" ] || exit 9\necho 'NVIDIA Test 5000, 580.1, 81559 MiB, 5, 16'\n"
+SMI = """#!/bin/sh
+[ -z "$FAKE_NO_GPU" ] || exit 9
+case "$*" in
+*compute_cap*) echo ${FAKE_CAPABILITY:-9.0} ;;
+*) echo 'NVIDIA Test 5000, 580.1, 81559 MiB, 5, 16' ;;
+esac
+"""
 
 
 def put(path, text):
@@ -97,6 +109,29 @@ def test_a_skip_fails_everywhere(machine):
         assert status == 1 and "skipped" in says, says
         status, says, _ = machine.check(part, FAKE_TESTS="")
         assert status == 1 and "no test" in says, says
+
+
+def test_what_the_card_cannot_do_is_left_out(machine):
+    why = "needs compute capability 8.0: Test 5000 does not multiply bf16"
+    for part in ("backend", "model"):  # each by itself, and in company
+        status, says, results = machine.check(part, FAKE_TESTS="Passes PassesToo Cannot", FAKE_CAPABILITY="7.5")
+        kept = results["parts"][part]
+        assert status == 0 and (kept["status"], kept["tests"], kept["passed"], kept["left_out"]) == ("passed", 3, 2, f"1 of 3 tests: {why}"), kept
+        assert f"LEFT OUT 1 of 3 tests: {why}" in says and f"all passed; not whole on this card: {part}" in says, says
+        assert results["capability"] == 7.5, results
+    # Nothing that ran is no pass, and another skip beside it is still a failure.
+    status, says, results = machine.check("backend", FAKE_TESTS="Cannot")
+    assert status == 1 and results["parts"]["backend"]["why"] == "0 of 1 passed", says
+    status, says, results = machine.check("backend", FAKE_TESTS="Passes Cannot Skips")
+    assert status == 1 and [failure["test"] for failure in results["parts"]["backend"]["failures"]] == ["Gpu/Suite.Skips/bf16"], says
+    # Parts that are for one type take the one that the card has.
+    for card, pattern in (("7.5", "cuda_f16"), ("8.0", "cuda_bf16"), ("[N/A]", "cuda_bf16")):
+        status, says, results = machine.check("racecheck", FAKE_TESTS="", FAKE_CAPABILITY=card)
+        assert status == 1 and f"LongContexts*{pattern}" in results["parts"]["racecheck"]["why"], results
+        assert ("left_out" in results["parts"]["racecheck"]) == (card == "7.5"), results
+    put(f"{machine.kit}/src/gpu_shapes", "#!/bin/sh\necho 'left out: bf16: needs compute capability 8.0'\n")
+    status, says, results = machine.check("shapes")
+    assert status == 0 and results["parts"]["shapes"]["left_out"] == "bf16: needs compute capability 8.0" and "shapes: LEFT OUT bf16" in says, says
 
 
 def test_no_gpu_fails(machine):

@@ -1,4 +1,5 @@
 #include "backend/backends.h"
+#include "backend/cuda_status.h"
 #include "backend/device_share.h"
 
 #include <gmock/gmock.h>
@@ -29,6 +30,15 @@ TEST(Backends, OthersAreRefusedByName) {
     EXPECT_EQ(error.kind(), ErrorKind::kUser);
     EXPECT_THAT(error.what(), testing::HasSubstr("--backend tpu: there are cpu, reference and cuda"));
   }
+}
+
+/// tools/gpu_check goes by how these begin.
+TEST(Devices, ATestIsLeftOutWhereTheGpuDoesNotMultiplyItsType) {
+  const CudaStatus turing{.devices = {"Tesla T4, compute capability 7.5, 15 GiB"}, .capabilities = {75}}, ampere{.devices = {"A100"}, .capabilities = {80}};
+  EXPECT_EQ(why_not_tested(turing, DType::kBF16), "needs compute capability 8.0: Tesla T4, compute capability 7.5, 15 GiB does not multiply bf16");
+  EXPECT_EQ(why_not_tested(turing, DType::kF16), "");
+  EXPECT_EQ(why_not_tested(ampere, DType::kBF16), "");
+  EXPECT_EQ(why_not_tested({.problem = "no driver"}, DType::kF16), "needs a GPU: no driver");
 }
 
 TEST(Devices, AreDealtOutInTurn) {

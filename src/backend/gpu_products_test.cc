@@ -31,7 +31,12 @@ struct Shape {
   bool has_bias;
 };
 
-class GpuProducts : public testing::TestWithParam<DType> {};
+class GpuProducts : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    if (const std::string why = why_not_tested(cuda_status(), GetParam()); !why.empty()) GTEST_SKIP() << why;
+  }
+};
 
 /// Rows of no pattern: some random ones of the type, in turn.
 std::vector<Word> random_matrix(std::mt19937& random, int64_t rows, int64_t cols, DType dtype) {
@@ -66,14 +71,8 @@ void expect_sums(const Shape& shape, DType act, const std::byte* x, const std::b
 }
 
 TEST_P(GpuProducts, RowsOfRealShapesAreTheSameInAnyCompanyAndCut) {
-  if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
   const DType act = GetParam();
-  std::unique_ptr<Kernels> kernels;
-  try {
-    kernels = make_staged_kernels(make_cuda_device(0), act);
-  } catch (const Error& error) {
-    GTEST_SKIP() << error.what();
-  }
+  const auto kernels = make_staged_kernels(make_cuda_device(0), act);
   constexpr int64_t kRows = 300;
   std::mt19937 random(11);
   for (const Shape& shape : {Shape{4096, 4096, act, false},
@@ -101,6 +100,27 @@ TEST_P(GpuProducts, RowsOfRealShapesAreTheSameInAnyCompanyAndCut) {
       part.assign(static_cast<size_t>(count * shape.n), 0);
       kernels->linear(bytes_in(x) + size_bytes(act, row * shape.k), count, is_cut ? cut : whole, bias, false, part.data());
       ASSERT_EQ(0, std::memcmp(y.data() + row * shape.n, part.data(), part.size() * sizeof(float))) << count << " rows from " << row << (is_cut ? ", cut" : "");
+    }
+  }
+}
+
+/// More rows than an algorithm is tried with are multiplied in parts.
+TEST_P(GpuProducts, ManyRowsAreTheSameAsFew) {
+  const DType act = GetParam();
+  const auto kernels = make_staged_kernels(make_cuda_device(0), act);
+  constexpr int64_t kRows = 5000;
+  std::mt19937 random(12);
+  for (const Shape& shape : {Shape{1024, 768, act, false}, {1001, 768, act, false}, {12288, 4096, act, false}}) {
+    SCOPED_TRACE(fmt::format("{} x {}", shape.n, shape.k));
+    std::vector<Word> x = random_matrix(random, kRows, shape.k, act), w = random_matrix(random, shape.n, shape.k, act);
+    const WeightView weight{act, shape.n, shape.k, {{bytes_in(w), shape.n}}};
+    std::vector<float> y(static_cast<size_t>(kRows * shape.n)), part;
+    kernels->linear(bytes_in(x), kRows, weight, {}, false, y.data());
+    expect_sums(shape, act, bytes_in(x), bytes_in(w), {}, kRows, y);
+    for (const auto& [row, count] : {std::pair<int64_t, int64_t>{4999, 1}, {4000, 513}, {1001, 2000}, {3, 4100}}) {
+      part.assign(static_cast<size_t>(count * shape.n), 0);
+      kernels->linear(bytes_in(x) + size_bytes(act, row * shape.k), count, weight, {}, false, part.data());
+      ASSERT_EQ(0, std::memcmp(y.data() + row * shape.n, part.data(), part.size() * sizeof(float))) << count << " rows from " << row;
     }
   }
 }

@@ -614,8 +614,10 @@ class BackendTest : public testing::TestWithParam<size_t> {
  protected:
   void SetUp() override {
     if (backend().name.starts_with("cpu_bf16") && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
-    if (const bool needs_gpu = backend().name == "cuda_bf16" || backend().name == "cuda_f16"; needs_gpu && cuda_status().devices.empty())
-      GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
+    if (backend().name == "cuda_bf16" || backend().name == "cuda_f16") {
+      const std::string why = why_not_tested(cuda_status(), backend().name == "cuda_bf16" ? DType::kBF16 : DType::kF16);
+      if (!why.empty()) GTEST_SKIP() << why;
+    }
     kernels_ = backend().make();
   }
   const Backend& backend() const { return backends()[GetParam()]; }

@@ -270,7 +270,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   FileSystem files;
   // Before the budget is taken: this needs memory of its own.
   std::optional<LanePeaks> peaks;
-  if (!flags.no_efficiency) peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
+  if (!flags.no_efficiency) peaks = measure_peaks(engine, files, kPeakTimeS, options.disk_directory);
   set_hardware(engine, flags.engine);
   engine.prepare(load.workload);
   print_note("{}", plan_table(engine));

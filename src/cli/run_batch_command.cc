@@ -55,7 +55,7 @@ class EngineRunner : public BatchRunner {
       engine_.set_attention_tier(beside ? Tier::kCpu : Tier::kGpu);
     }
     // Before the budget is taken: this needs memory of its own.
-    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), engine_.device(), files_, kPeakTimeS, write_directory_);
+    if (efficiency_) peaks_ = measure_peaks(engine_, files_, kPeakTimeS, write_directory_);
     if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
     engine_.prepare(workload);
     if (attention != options.end()) attention->second = engine_.policy().attention_beside() ? "cpu" : "gpu";

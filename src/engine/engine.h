@@ -82,6 +82,8 @@ class Engine {
   std::map<std::string, std::string> arithmetic() const;
   /// Null where the CPU computes.
   Device* device() const { return device_.get(); }
+  /// Of a device's memory what a plan may take: the budget less the kernels' own.
+  int64_t gpu_plan_bytes() const { return options_.budgets.gpu_plan_bytes(); }
   Lanes& lanes() { return lanes_; }
 
   /// Once, as weights are loaded ahead in one order: serves every request of the source; while an open one has none, it sleeps. `stop` ends the run after the step under way (an open source must be closed too). After prepare().

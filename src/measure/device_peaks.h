@@ -13,7 +13,8 @@ struct DevicePeaks {
   double visit_flops_per_s = 0;                     ///< the model's own matrices, unpacked if they are quantized
 };
 
-/// Takes a second or two, and about 300 MiB of the device's memory and of RAM.
-DevicePeaks measure_device_peaks(Device& device, const Model& model, Kernels& kernels);
+/// Takes a second or two, up to 128 MiB of RAM, and of the device's memory up to `room` beside what the kernels have: what a budget leaves to a plan. Large copies and products want
+/// about 450 MiB; with less room they are smaller.
+DevicePeaks measure_device_peaks(Device& device, const Model& model, Kernels& kernels, int64_t room);
 
 }  // namespace flexgen

@@ -104,9 +104,11 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
   return bytes / seconds_since(start);
 }
 
-LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, FileSystem& files, double disk_time_s, const std::string& write_directory) {
+LanePeaks measure_peaks(Engine& engine, FileSystem& files, double disk_time_s, const std::string& write_directory) {
+  const Model& model = engine.model();
+  Kernels& kernels = engine.kernels();
   LanePeaks peaks;
-  if (device) peaks.device = measure_device_peaks(*device, model, kernels);
+  if (engine.device()) peaks.device = measure_device_peaks(*engine.device(), model, kernels, engine.gpu_plan_bytes());
   else peaks.matmul_flops_per_s = std::max(matmul_peak(model, kernels, 256), matmul_peak(model, kernels, 1024));
   peaks.ram_read_bytes_per_s = ram_peak();
   peaks.disk_read_bytes_per_s = measure_disk_read(model, files, disk_time_s, 0);

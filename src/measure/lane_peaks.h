@@ -19,8 +19,8 @@ struct LanePeaks {
 
 /// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
 inline constexpr double kPeakTimeS = 3;  ///< how long a disk is measured for
-/// Of the tier that computes; `device` is null if that is the processor.
-LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, FileSystem& files, double disk_time_s, const std::string& write_directory);
+/// Of the tier that computes. Before prepare(): of a GPU's memory it takes what is the plan's.
+LanePeaks measure_peaks(Engine& engine, FileSystem& files, double disk_time_s, const std::string& write_directory);
 
 /// Direct reads of the checkpoint's files, from `share` (0 to 1) of each on, for about `time_s`. Bytes/s.
 double measure_disk_read(const Model& model, FileSystem& files, double time_s, double share);

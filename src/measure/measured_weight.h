@@ -9,10 +9,15 @@
 
 namespace flexgen {
 
+/// The format that such a matrix is measured in; null where its type has no scales of their own.
+inline std::unique_ptr<CodeFormat> measured_format(DType dtype, int64_t rows, int64_t cols) {
+  if (!is_scaled(dtype)) return nullptr;
+  return std::make_unique<CodeFormat>(dtype == DType::kFp4 ? mxfp4_format(cols) : usual_format(dtype, rows, cols));
+}
+
 class MeasuredWeight {
  public:
-  MeasuredWeight(DType dtype, int64_t rows, int64_t cols)
-      : format_(is_scaled(dtype) ? std::make_unique<CodeFormat>(dtype == DType::kFp4 ? mxfp4_format(cols) : usual_format(dtype, rows, cols)) : nullptr) {
+  MeasuredWeight(DType dtype, int64_t rows, int64_t cols) : format_(measured_format(dtype, rows, cols)) {
     memory_.emplace_back(rows * row_bytes(dtype, cols));
     view_ = {dtype, rows, cols, {{memory_.front().data(), rows}}, format_.get()};
     for (int part = 0; format_ && part < kNumCodeParts; ++part)

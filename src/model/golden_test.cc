@@ -277,7 +277,7 @@ class GoldenTest : public testing::TestWithParam<std::tuple<std::string, Backend
   void SetUp() override {
     backend_ = std::get<1>(GetParam());
     if (backend_.name == "cpu" && backend_.dtype == DType::kBF16 && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
-    if (backend_.name == "cuda" && cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
+    if (const std::string why = backend_.name == "cuda" ? why_not_tested(cuda_status(), backend_.dtype) : ""; !why.empty()) GTEST_SKIP() << why;
     kernels_ = make_kernels(backend_);
     golden_ = load_golden(std::get<0>(GetParam()));
     const ModelConfig config = load_config(directory());
@@ -539,7 +539,7 @@ TEST_P(GgufOnAGpu, ReadsBlocks) {
   const std::vector<float> logits = expected.run(golden.prompts, all);
   for (const char* name : {"cuda_emulated", "cuda"})
     for (DType dtype : {DType::kBF16, DType::kF16}) {
-      if (name == std::string("cuda") && cuda_status().devices.empty()) continue;
+      if (name == std::string("cuda") && !why_not_tested(cuda_status(), dtype).empty()) continue;
       const Backend backend{name, dtype};
       const auto kernels = make_kernels(backend);
       WholeModel whole(gguf, *kernels, dtype), in_pieces(gguf, *kernels, dtype, 7);

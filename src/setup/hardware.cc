@@ -273,7 +273,7 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
                                          .directory = flags.disk_directory},
                                         files);
   if (on_gpu && !profile.gpu) {
-    const DevicePeaks peaks = measure_device_peaks(*engine.device(), engine.model(), engine.kernels());
+    const DevicePeaks peaks = measure_device_peaks(*engine.device(), engine.model(), engine.kernels(), engine.gpu_plan_bytes());
     profile.gpu = gpu_of(peaks.visit_flops_per_s, peaks.memory_bytes_per_s);
     profile.h2d_bytes_per_s = peaks.h2d_bytes_per_s;
     profile.d2h_bytes_per_s = peaks.d2h_bytes_per_s;

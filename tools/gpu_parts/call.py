@@ -28,6 +28,15 @@ def gpus():
     return [dict(zip(("card", "driver", "memory", "pcie_generation", "pcie_lanes"), row)) for row in rows if len(row) == 5]
 
 
+def capability():
+    """Compute capability of the first GPU, as 7.5; 0 where the driver does not say."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], capture_output=True, text=True, timeout=60)
+        return float(done.stdout.split()[0]) if done.returncode == 0 else 0.0
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return 0.0
+
+
 def processor():
     try:
         with open("/proc/cpuinfo") as file:
@@ -48,7 +57,8 @@ class Call:
             os.makedirs(folder, exist_ok=True)
         seen = gpus()
         self.has_gpu = bool(seen)
-        self.machine = dict(seen[0] if seen else {"card": "none", "driver": "none"}, gpus=len(seen), processor=processor(), cores=os.cpu_count(),
+        self.capability = capability() if seen else 0.0
+        self.machine = dict(seen[0] if seen else {"card": "none", "driver": "none"}, gpus=len(seen), capability=self.capability or None, processor=processor(), cores=os.cpu_count(),
                             memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1), kernel=platform.release(), c_library=" ".join(platform.libc_ver()))
         card = re.sub(r"[^a-z0-9]+", "-", self.machine["card"].lower()).strip("-")
         self.date = datetime.date.today().isoformat()
@@ -61,6 +71,10 @@ class Call:
                 self.results["parts"] = before["parts"]
         except (OSError, ValueError, KeyError):
             pass
+
+    @property
+    def multiplies_bf16(self):
+        return not 0 < self.capability < 8
 
     def left_s(self):
         return self.limit_s - SPARE_S - (time.monotonic() - self.begin)
@@ -146,9 +160,12 @@ class Call:
             result = {"status": result.pop("status"), "at": f"{datetime.datetime.now():%F %T}", "seconds": round(time.monotonic() - start, 1), **result}
             self.results["parts"][name] = result
             self.say(f"{name}: {result['status']} in {result['seconds']} s" + (f": {result['why']}" if "why" in result else ""))
+            if "left_out" in result:
+                self.say(f"{name}: LEFT OUT {result['left_out']}")
             if result["status"] != "passed":
                 failed.append(name)
             self.keep()
-        self.say(f"failed: {' '.join(failed)}" if failed else "all passed")
+        partly = [name for name in names if "left_out" in self.results["parts"].get(name, {})]
+        self.say((f"failed: {' '.join(failed)}" if failed else "all passed") + (f"; not whole on this card: {' '.join(partly)}" if partly else ""))
         self.keep()
         return 1 if failed else 0

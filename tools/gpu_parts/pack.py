@@ -75,8 +75,8 @@ def compress(stage, file):
 
 def pack(folder=None):
     # The programs find their libraries beside themselves (DT_RPATH, which holds for libraries' libraries too), the tests what they read in the folder that they run in.
-    programs.compile_here(os.environ.get("FLEXGEN_CUDA_ARCHITECTURES", "80-real;90-real"), "-DFLEXGEN_TEST_SOURCE_DIR=.", "-DCMAKE_BUILD_RPATH=$ORIGIN/lib;$ORIGIN/../lib",
-                          "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags")
+    programs.compile_here(os.environ.get("FLEXGEN_CUDA_ARCHITECTURES", ""), "-DFLEXGEN_TEST_SOURCE_DIR=.", "-DCMAKE_BUILD_RPATH=$ORIGIN/lib;$ORIGIN/../lib",
+                          "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags", "-DCMAKE_CUDA_FLAGS=-no-compress")  # xz makes less of code for GPUs that it finds as it is
     folder = os.path.abspath(folder or programs.STATE)
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory() as stage:

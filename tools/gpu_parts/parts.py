@@ -32,6 +32,9 @@ def program(call, name, words, limit_s, shown=24, figures=None):
             result["figures"] = json.load(file)
     else:
         result["says"] = lines[-60:]
+    left_out = [line.split(":", 1)[1].strip() for line in lines if line.startswith("left out:")]
+    if left_out:
+        result["left_out"] = "; ".join(left_out)
     return result
 
 
@@ -71,11 +74,15 @@ def doctor(call):
 
 
 def sanitizer(tool, pattern, proof, limit_s):
+    """`pattern`: TYPE in it is the type that weights in bf16 are computed in."""
     def run(call):
         words = ("compute-sanitizer", "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "10")
         if not shutil.which(words[0], path=call.kit.environment.get("PATH")):
             return {"status": "failed", "why": "compute-sanitizer is not on the PATH"}
-        return tests.run_tests(call, "backend_test", pattern, limit_s, words, proof)
+        result = tests.run_tests(call, "backend_test", pattern.replace("TYPE", "cuda_bf16" if call.multiplies_bf16 else "cuda_f16"), limit_s, words, proof)
+        if "TYPE" in pattern and not call.multiplies_bf16:
+            result["left_out"] = f"bf16, f16 in its place: {tests.CANNOT} 8.0, this card has {call.capability}"
+        return result
     return run
 
 
@@ -206,8 +213,8 @@ PARTS = {
     "engine": Part(lambda call: tests.run_tests(call, "engine_test", "Gpu*", 240), "the crown test"),
     "explain": Part(explain, "the first operations that failed in backend, under memcheck"),
     "memcheck": Part(sanitizer("memcheck", "Gpu*AgreesWithReference*:Gpu*LongContexts*", "ERROR SUMMARY: 0 errors", 240), "compute-sanitizer on the table of operations"),
-    "racecheck": Part(sanitizer("racecheck", "Gpu*AgreesWithReference*bf16:Gpu*LongContexts*bf16", "RACECHECK SUMMARY: 0 hazards", 240), "the same for races in shared memory"),
-    "synccheck": Part(sanitizer("synccheck", "Gpu*LongContexts*bf16", "ERROR SUMMARY: 0 errors", 150), "the same for barriers"),
+    "racecheck": Part(sanitizer("racecheck", "Gpu*AgreesWithReference*TYPE:Gpu*LongContexts*TYPE", "RACECHECK SUMMARY: 0 hazards", 240), "the same for races in shared memory"),
+    "synccheck": Part(sanitizer("synccheck", "Gpu*LongContexts*TYPE", "ERROR SUMMARY: 0 errors", 150), "the same for barriers"),
     "demo": Part(demo, "demo/ by four policies"),
     "probe": Part(lambda call: program(call, "probe", [call.kit["gpu_probe"]], 60, 30), "copies, small copies beside large ones, launches, waits"),
     "shapes": Part(lambda call: program(call, "shapes", [call.kit["gpu_shapes"]], 150, 30), "matrix products of real shapes: same bits for any number of rows; times"),

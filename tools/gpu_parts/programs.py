@@ -16,8 +16,9 @@ def path_in(folder, name):
 
 
 def compile_here(architectures, *definitions):
-    subprocess.run(["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DFLEXGEN_CUDA=ON", f"-DFLEXGEN_CUDA_ARCHITECTURES={architectures}",
-                    "-DFLEXGEN_MPI=OFF", *definitions], check=True)
+    """`architectures`: empty for those of every build (cmake/cuda.cmake)."""
+    wanted = [f"-DFLEXGEN_CUDA_ARCHITECTURES={architectures}"] if architectures else ["-U", "FLEXGEN_CUDA_ARCHITECTURES"]
+    subprocess.run(["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DFLEXGEN_CUDA=ON", *wanted, "-DFLEXGEN_MPI=OFF", *definitions], check=True)
     subprocess.run(["cmake", "--build", BUILD, "--target", *NAMES], check=True)
 
 

@@ -1,4 +1,5 @@
-"""Tests, each in a process of its own, or several that are quick: what did not pass in company runs again by itself, as a fault ends its process. A test passes only if it ran."""
+"""Tests, each in a process of its own, or several that are quick: what did not pass in company runs again by itself, as a fault ends its process. A test passes only if it ran; one that
+the card cannot do is left out, which is said, and counts as neither passed nor failed."""
 import concurrent.futures
 import re
 import subprocess
@@ -19,15 +20,33 @@ def listed(kit, program, pattern):
     return names
 
 
+CANNOT = "needs compute capability"  # how a skip begins that the card is the reason of (src/backend/cuda_status.h)
+
+
+def skips(lines):
+    """The name of each test that says that it is skipped, and what it said before."""
+    found, said = {}, []
+    for line in lines:
+        if line.startswith("[ RUN      ] "):
+            said = []
+        elif line.startswith("[  SKIPPED ] ") and "listed below" not in line:
+            found.setdefault(line[len("[  SKIPPED ] "):].split(" (")[0].strip(), " ".join(said))
+        else:
+            said.append(line.strip())
+    return found
+
+
 def judged(status, lines, count=1):
-    """Empty if the tests of a process, `count`, ran and passed, else what became of it."""
+    """Empty if the tests of a process, `count`, ran and passed, but for what the card cannot do, else what became of it. And the names of these, and why."""
     if status == 124:
-        return "stopped in time"
-    if any("[  SKIPPED ]" in line for line in lines):
-        return "skipped"
+        return "stopped in time", {}
+    left_out = {name: said[said.index(CANNOT):].strip() for name, said in skips(lines).items() if CANNOT in said}
+    if len(left_out) < len(skips(lines)):
+        return "skipped", {}
     if status != 0:
-        return f"ended with status {status}"
-    return "" if any(line.startswith(f"[  PASSED  ] {count} test") for line in lines) else "did not run"
+        return f"ended with status {status}", {}
+    passed = count - len(left_out)
+    return "" if any(line.startswith(f"[  PASSED  ] {passed} test") for line in lines) else "did not run", left_out
 
 
 def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200, together=1):
@@ -36,7 +55,7 @@ def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200
     if not names:
         return {"status": "failed", "why": f"{program} has no test that matches {pattern}"}
     end = time.monotonic() + min(limit_s, call.left_s())
-    failures = []
+    failures, left_out = [], {}
 
     def run_process(tests):
         left = end - time.monotonic()
@@ -44,7 +63,9 @@ def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200
             return "no time was left", []
         words = [*prefix, call.kit[program], f"--gtest_filter={':'.join(tests)}"]
         status, lines = call.run_program("-".join([*(prefix[2:3] if prefix else []), program, tests[0], *(["and-others"] if len(tests) > 1 else [])]), words, min(each_s, left))
-        why = judged(status, lines, len(tests))
+        why, cannot = judged(status, lines, len(tests))
+        if not why:
+            left_out.update(cannot)
         if not why and proof and not any(proof in line for line in lines):
             why = f"does not say '{proof}'"
         return why, lines
@@ -62,8 +83,13 @@ def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200
                 failures.append({"test": name, "why": why, "says": [line.strip()[:300] for line in lines if TELLING.search(line)][:4]})
                 if len(failures) <= 12:
                     call.show([f"{why}: {name}", *("  " + line for line in failures[-1]["says"])])
-    passed = len(names) - len(failures)
-    result = {"status": "failed" if failures else "passed", "tests": len(names), "passed": passed}
+    left_out = {name: why for name, why in left_out.items() if name not in {failure["test"] for failure in failures}}
+    passed = len(names) - len(failures) - len(left_out)
+    result = {"status": "failed" if failures or passed == 0 else "passed", "tests": len(names), "passed": passed}
+    if left_out:
+        result["left_out"] = f"{len(left_out)} of {len(names)} tests: {'; '.join(sorted(set(left_out.values())))}"
+    if result["status"] == "failed":
+        result["why"] = f"{passed} of {len(names)} passed"
     if failures:
-        result.update(why=f"{passed} of {len(names)} passed", failures=failures)
+        result["failures"] = failures
     return result

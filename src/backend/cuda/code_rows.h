@@ -57,7 +57,7 @@ template <DType kType>
 FLEXGEN_CODE CodeScale row_group_scale(const CodesOnDevice& codes, int64_t row, int group) {
   const CodeFormat& format = codes.format;
   if (group == format.num_groups) return {0, not_a_number()};
-  CodeScale of{0, scale_of(codes.scales, format.scale_type, (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups + group)};
+  CodeScale of{0, scale_of(codes.scales, format.scale_type, format.first_scale(row) + group)};
   if (format.has_global) of.scale /= scale_of(codes.global, ScaleType::kF32, 0);
   if constexpr (kType == DType::kPacked4 || kType == DType::kPacked8) {
     constexpr int kPerWord = static_cast<int>(codes_per_word(kType)), kBits = 32 / kPerWord;

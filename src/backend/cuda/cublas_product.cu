@@ -15,10 +15,11 @@ namespace {
 
 constexpr int64_t kPlannedRows[] = {256, 64, 512, 16};  ///< what the heuristic is asked for, until it has an algorithm that is good for all
 constexpr int kCandidates = 16;                         ///< that it is asked for each time
-constexpr int64_t kSupportedRows[] = {1, 2, 3, 7, 8, 16, 33, 64, 100, 128, 200, 256, 384, 511, 512};
-/// Rows of the product that others are compared with, as far as scratch goes, and those that are computed apart.
-constexpr int64_t kWholeRows = 512;
-constexpr int64_t kPartRows[] = {1, 7, 33, 200};
+constexpr int64_t kSupportedRows[] = {1, 2, 3, 7, 8, 16, 33, 64, 100, 128, 200, 256, 384, 511, 512, 513, 640, 1000, 1024, 2047, 2048, 3000};
+/// Rows of the product that others are compared with, as far as scratch goes: the first for which an algorithm is right are the most that it is given at once.
+constexpr int64_t kMostTriedRows = 4096, kFewTriedRows = 512;
+constexpr int64_t kPartRows[] = {1, 7, 33, 200, 512};         ///< that are computed apart
+constexpr int64_t kCheckHead = 256 + 2 * 8 * kMostTriedRows;  ///< of kCheckBytes
 constexpr int kHashThreads = 256;
 
 void check(cublasStatus_t status, const std::string& what) {
@@ -26,6 +27,8 @@ void check(cublasStatus_t status, const std::string& what) {
   throw Error(ErrorKind::kDevice,
               fmt::format("GPU: cuBLASLt: {}: status {}; finished answers are kept, run the same command again to go on", what, static_cast<int>(status)));
 }
+
+std::string cublas_name() { return fmt::format("libcublasLt.so.{}", CUDART_VERSION / 1000); }
 
 struct Candidate {  // nvcc 13.0 fails at a std::vector of cuBLASLt's own type, a struct without a name
   cublasLtMatmulAlgo_t algorithm;
@@ -59,16 +62,24 @@ __global__ void hash_rows(const float* y, int64_t cols, int64_t stride, bool is_
 
 }  // namespace
 
+FoundCublas find_cublas() {
+  FoundCublas found;
+  for (const std::string& name : {cublas_name(), std::string("libcublasLt.so")}) {
+    if (found.handle = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL); found.handle == nullptr) continue;
+    found.name = name;
+    if (const auto version = reinterpret_cast<decltype(&cublasLtGetVersion)>(dlsym(found.handle, "cublasLtGetVersion"))) found.version = version();
+    break;
+  }
+  return found;
+}
+
 /// The functions of cuBLASLt that are used, looked up by name.
 struct CublasProduct::Library {
-  Library() {
-    const std::string names[] = {fmt::format("libcublasLt.so.{}", CUDART_VERSION / 1000), "libcublasLt.so"};
-    for (const std::string& name : names)
-      if (handle == nullptr) handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  Library() : handle(find_cublas().handle) {
     if (handle == nullptr)
       throw Error(ErrorKind::kDevice, fmt::format("the cuda backend needs {}, which was not found: install the CUDA toolkit's libcublas, or add its folder to "
                                                   "LD_LIBRARY_PATH",
-                                                  names[0]));
+                                                  cublas_name()));
     find("cublasLtCreate", create);
     find("cublasLtDestroy", destroy);
     find("cublasLtMatmulDescCreate", create_product);
@@ -131,7 +142,10 @@ struct CublasProduct::Plan {
       for (const Candidate& candidate : candidates(p, rows)) {
         ++seen;
         algorithm = candidate.algorithm;
-        if (supports_all(p) && gives_same_bits(p, workspace, stream)) return;
+        for (const int64_t most : {kMostTriedRows, kFewTriedRows}) {
+          most_rows = std::min(most, checked_rows(p));
+          if (supports_all(p) && gives_same_bits(p, workspace, stream)) return;
+        }
       }
     throw Error(ErrorKind::kDevice,
                 fmt::format("GPU: of {} algorithms that cuBLASLt has for a product with a {} x {} matrix none gives a row the same result whatever the "
@@ -141,6 +155,7 @@ struct CublasProduct::Plan {
   ~Plan() { library.destroy_product(description); }
 
   uint32_t alignment = 4;  ///< of y, bytes
+  int64_t most_rows = 0;   ///< that a product may have: no more than it was tried with
 
   void set_bias(const float* bias) { check(library.set_product(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "setting a bias"); }
   cublasLtMatrixLayout_t rows_layout(cudaDataType_t type, int64_t cols, int64_t rows, int64_t stride) const {
@@ -197,38 +212,44 @@ struct CublasProduct::Plan {
     return algorithms;
   }
 
-  /// Whether it is there for the whole matrix and its pieces with all numbers of rows.
+  static int64_t piece_rows(const MatrixProduct& p) { return std::min(p.y_stride, matrix_piece_rows(p.k)); }
+  /// Elements of a row of the results that are compared, as aligned as the real one.
+  static int64_t checked_stride(const MatrixProduct& p) { return round_up(piece_rows(p), 4) + p.y_stride % 4; }
+  /// As many rows as have room where they are compared.
+  static int64_t checked_rows(const MatrixProduct& p) { return (kCheckBytes - kCheckHead - 256) / (2 * p.k + 4 * checked_stride(p)); }
+
+  /// Whether it is there for the whole matrix and its pieces with all numbers of rows up to most_rows.
   bool supports_all(const MatrixProduct& p) {
     const int64_t all = p.y_stride, piece = matrix_piece_rows(p.k), last = all % piece;
-    for (const int64_t n : {all, std::min(all, piece), last == 0 ? all : last})
-      for (const int64_t rows : kSupportedRows) {
-        const Layouts l(*this, p, n, rows);
-        cublasLtMatmulHeuristicResult_t result{};
-        const cublasStatus_t status = library.check_algorithm(library.context, description, l.w, l.x, l.y, l.y, &algorithm, &result);
-        if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes)
-          return false;
-      }
+    for (const int64_t n : {all, std::min(all, piece), last == 0 ? all : last}) {
+      if (!supports(p, n, most_rows)) return false;
+      for (const int64_t rows : kSupportedRows)
+        if (rows < most_rows && !supports(p, n, rows)) return false;
+    }
     return true;
   }
+  bool supports(const MatrixProduct& p, int64_t n, int64_t rows) {
+    const Layouts l(*this, p, n, rows);
+    cublasLtMatmulHeuristicResult_t result{};
+    const cublasStatus_t status = library.check_algorithm(library.context, description, l.w, l.x, l.y, l.y, &algorithm, &result);
+    return status == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS && static_cast<int64_t>(result.workspaceSize) <= kProductWorkspaceBytes;
+  }
 
-  /// Multiplies rows of its own with the matrix' first piece, in kCheckBytes at the end of the workspace: all at once, a few from somewhere among them, and with half
+  /// Multiplies most_rows rows of its own with the matrix' first piece, in kCheckBytes at the end of the workspace: all at once, some from somewhere among them, and with half
   /// of the piece. The piece is the same wherever the matrix lies, and so is what is chosen.
   bool gives_same_bits(MatrixProduct p, std::byte* workspace, cudaStream_t stream) {
-    const int64_t all = p.y_stride, piece = std::min(all, matrix_piece_rows(p.k)), half = std::min(piece, round_up(ceil_div(piece, 2), 64));
-    FLEXGEN_CHECK(p.n >= piece, "{} of {} rows", p.n, all);
-    p.y_stride = round_up(piece, 4) + all % 4;  // as aligned as the real one
+    const int64_t piece = piece_rows(p), half = std::min(piece, round_up(ceil_div(piece, 2), 64)), whole = most_rows;
+    FLEXGEN_CHECK(p.n >= piece && whole > 0, "{} of {} rows, {} columns", p.n, p.y_stride, p.k);
+    p.y_stride = checked_stride(p);
     std::byte* const scratch = workspace + kDeviceWorkspaceBytes - kCheckBytes;
     auto* different = reinterpret_cast<uint32_t*>(scratch);
     auto* sums = reinterpret_cast<unsigned long long*>(scratch + 256);  // of whole rows, then of their first half
-    constexpr int64_t kHead = 256 + round_up(2 * 8 * kWholeRows, 256);
-    const int64_t whole = std::min(kWholeRows, (kCheckBytes - kHead - 256) / (2 * p.k + 4 * p.y_stride));
-    FLEXGEN_CHECK(whole > 0, "a product with a {} x {} matrix", all, p.k);
-    std::byte* const x = scratch + kHead;
+    std::byte* const x = scratch + kCheckHead;
     p.y = reinterpret_cast<float*>(x + round_up(2 * whole * p.k, 256));
     fill_rows<<<512, kHashThreads, 0, stream>>>(reinterpret_cast<uint16_t*>(x), whole * p.k, element == CUDA_R_16BF);
     check_cuda(cudaMemsetAsync(different, 0, sizeof *different, stream), "checking an algorithm");
     auto hash = [&](int64_t first, int64_t cols, bool is_kept) {
-      unsigned long long* const to = sums + first + (cols == piece ? 0 : kWholeRows);
+      unsigned long long* const to = sums + first + (cols == piece ? 0 : kMostTriedRows);
       hash_rows<<<static_cast<unsigned>(p.num_rows), kHashThreads, 0, stream>>>(p.y, cols, p.y_stride, is_kept, to, different);
       check_cuda(cudaGetLastError(), "checking an algorithm");
     };
@@ -275,7 +296,13 @@ void CublasProduct::multiply(const MatrixProduct& p, std::byte* workspace, cudaS
   Plan& how = plan(p, workspace, stream);
   FLEXGEN_CHECK(reinterpret_cast<uintptr_t>(p.y) % how.alignment == 0, "rows of {} at {}", p.n, static_cast<const void*>(p.y));
   if (p.bias != nullptr) how.set_bias(p.bias);
-  check(how.multiply(p, workspace, stream), fmt::format("a product of {} rows with a {} x {} matrix", p.num_rows, p.n, p.k));
+  for (int64_t first = 0; first < p.num_rows; first += how.most_rows) {
+    MatrixProduct part = p;
+    part.num_rows = std::min(how.most_rows, p.num_rows - first);
+    part.x += 2 * first * p.k;
+    part.y += first * p.y_stride;
+    check(how.multiply(part, workspace, stream), fmt::format("a product of {} rows with a {} x {} matrix", part.num_rows, p.n, p.k));
+  }
 }
 
 }  // namespace flexgen

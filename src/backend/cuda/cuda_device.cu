@@ -1,7 +1,5 @@
 // Device on CUDA: memory, pinned RAM, lanes with a stream each.
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "backend/copy_pieces.h"
+#include "backend/cuda/cublas_product.h"
 #include "backend/cuda/cuda_call.h"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda_status.h"
@@ -250,15 +249,15 @@ class CudaDevice : public Device {
   std::unique_ptr<Kernels> make_kernels(DType compute_dtype) override {
     if (compute_dtype == DType::kF32)
       throw Error(ErrorKind::kUser, "the cuda backend computes in bf16 or fp16 with fp32 sums: leave --compute-dtype f32 out, or use --backend cpu");
-    if (compute_dtype == DType::kBF16 && capability() < 80)
+    if (compute_dtype == DType::kBF16 && capability() < kBf16Capability)
       throw Error(
           ErrorKind::kUser,
           fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): leave --compute-dtype bf16 out, and it computes in fp16", name()));
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
-  DType best_compute_dtype(DType weights) const override { return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
-  /// The library chooses algorithms by the GPU.
-  std::string arithmetic() const override { return fmt::format("{}, version {}", name(), kArithmeticVersion); }
+  DType best_compute_dtype(DType weights) const override { return capability() < kBf16Capability || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
+  /// The library chooses algorithms by the GPU, and each version of it in its own way.
+  std::string arithmetic() const override { return fmt::format("{}, cuBLASLt {}, version {}", name(), find_cublas().version, kArithmeticVersion); }
 
  private:
   cudaStream_t make_stream() {
@@ -290,14 +289,14 @@ CudaStatus cuda_status() {
   status.toolkit = version_name(CUDART_VERSION);
   int driver = 0;
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) status.driver = version_name(driver);
-  for (const std::string& name : {fmt::format("libcublasLt.so.{}", CUDART_VERSION / 1000), std::string("libcublasLt.so")})
-    if (status.cublas.empty() && dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL) != nullptr) status.cublas = name;
+  status.cublas = find_cublas().name;
   const int count = count_devices(status.problem);
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, i) == cudaSuccess)
-      status.devices.push_back(fmt::format("{}, compute capability {}.{}, {}", properties.name, properties.major, properties.minor,
-                                           format_bytes(static_cast<int64_t>(properties.totalGlobalMem))));
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    status.devices.push_back(fmt::format("{}, compute capability {}.{}, {}", properties.name, properties.major, properties.minor,
+                                         format_bytes(static_cast<int64_t>(properties.totalGlobalMem))));
+    status.capabilities.push_back(10 * properties.major + properties.minor);
   }
   return status;
 }

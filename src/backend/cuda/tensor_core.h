@@ -27,7 +27,7 @@ FLEXGEN_CODE void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 #else
-  // Turing multiplies fp16 alone, in halves of K; its kernels are never asked for bf16 (cuda_backend.cu refuses).
+  // Turing multiplies fp16 alone, in halves of K; its kernels are never asked for bf16 (cuda_device.cu refuses).
   if constexpr (Half::kType == DType::kF16) {
     for (int half = 0; half < 2; ++half)
       asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
