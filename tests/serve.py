@@ -309,8 +309,8 @@ def refusals(server, name):
         status, _, text = server.call("POST", path, raw=raw)
         check(status == 400 and word in json.loads(text)["error"]["message"], f"{path} {raw}: {status} {text}")
     check(server.call("GET", "/v1/models?foo=1")[0] == 400, "a query that nothing comes of")
-    for method, path, allowed in (("GET", "/v1/completions", "POST"), ("PUT", "/v1/models", "GET, HEAD")):
-        status, headers, text = server.call(method, path)
+    for method, path, allowed, raw in (("GET", "/v1/completions", "POST", None), ("PUT", "/v1/models", "GET, HEAD", None), ("PUT", "/v1/completions", "POST", b"{}")):
+        status, headers, text = server.call(method, path, raw=raw)
         check(status == 405 and headers.get("Allow") == allowed, f"{method} {path}: {status} {headers} {text}")
     check(server.call("GET", "/v1/models/")[0] == 404, "a model without a name")
     status, _, text = server.call("POST", "/v1/completions", raw=b'{"prompt": "' + b"x" * (9 << 20) + b'"}')
@@ -368,6 +368,10 @@ def framing(server):
             # A body that nobody wants, with a request in it.
             (b"POST /nothing HTTP/1.1\r\n" + length, b"404"),
             (b"POST /health HTTP/1.1\r\n" + length, b"405"),
+            (b"PUT /v1/models HTTP/1.1\r\n" + length, b"405"),
+            (b"PATCH /nothing HTTP/1.1\r\n" + length, b"404"),
+            (b"GET /health HTTP/1.1\r\n" + length, b"400"),
+            (b"DELETE /v1/files/x HTTP/1.1\r\n" + length, b"400"),
             (b"POST /v1/files HTTP/1.1\r\n" + length, b"404"),
             (b"POST /nothing HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(hidden) + hidden + b"\r\n0\r\n\r\n", b"404"),
             # A form where JSON is wanted.

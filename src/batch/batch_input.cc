@@ -74,9 +74,9 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   auto parsed = bytes > kMaxLineBytes ? line_too_long() : parse_batch_line(text, limits_);
   const std::string& custom_id = std::visit([](auto& either) -> const std::string& { return either.custom_id; }, parsed);
   const auto* request = std::get_if<BatchRequest>(&parsed);
-  if (custom_id.empty()) named_.add({true, line.text_id, lines_.size(), number});
+  if (custom_id.empty()) named_.add({true, false, line.text_id, lines_.size(), number});
   if (!custom_id.empty() || request) line.name = hash_of_name(custom_id.empty() ? line_name(number) : custom_id);
-  if (!custom_id.empty() || request) named_.add({false, line.name, lines_.size(), number});
+  if (!custom_id.empty() || request) named_.add({false, custom_id.empty(), line.name, lines_.size(), number});
   if (request) {
     line.num_sequences = request->num_sequences();
     if (!request->draws()) line.copies = request->best_of;
@@ -129,15 +129,17 @@ void BatchInput::in_shared_order(const std::function<void(const PlacedPrompt&)>&
 
 void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
   NamedLine first;
-  int64_t repeats = -1;  // of first
+  int64_t brought = -1;  // lines that bring the first one's name or text; -1: there is no first one
   named_.drain([&](const NamedLine& line) {
-    if (repeats >= 0 && line.by_text == first.by_text && line.name == first.name) {
-      duplicates_.add({line.index, line.by_text ? 0 : first.number, ++repeats});
+    if (brought >= 0 && line.by_text == first.by_text && line.name == first.name) {
+      duplicates_.add({line.index, line.by_text ? 0 : first.number, line.implied ? 0 : brought});
     } else {
       first = line;
-      repeats = 0;
+      brought = 0;
       if (!line.by_text) names_.push_back(line.name);
     }
+    // A name that a good line gets changes no id: a merge, which has no model, knows of no line whether it is good.
+    brought += !line.implied;
     return !stop;
   });
   duplicates_.drain([&](const Duplicate& duplicate) {
@@ -147,7 +149,7 @@ void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
       line = bad;
       line.duplicate_of = duplicate.duplicate_of;
     }
-    line.id = repeated_id(line.id, duplicate.repeat);
+    if (duplicate.repeat > 0) line.id = repeated_id(line.id, duplicate.repeat);
     lines_.set(duplicate.index, line);
     return !stop;
   });

@@ -108,11 +108,12 @@ class BatchInput {
   /// Who was first to have a custom_id or, of lines that bring none, a text.
   struct NamedLine {
     bool by_text = false;
-    RecordId name{};  ///< hash of the custom_id or the text
+    bool implied = false;  ///< the line brings no custom_id, and gets this one
+    RecordId name{};       ///< hash of the custom_id or the text
     int64_t index = 0, number = 0;
     friend bool operator<(const NamedLine& a, const NamedLine& b) { return std::tie(a.by_text, a.name, a.index) < std::tie(b.by_text, b.name, b.index); }
   };
-  /// The `repeat`-th line with a name or text that an earlier one has, and the number of that if it is the custom_id.
+  /// A line with a name or text that an earlier one has, the number of that if it is the custom_id, and of lines that bring the one or the other the how manyth it is (0: the first, or it brings none).
   struct Duplicate {
     int64_t index = 0, duplicate_of = 0, repeat = 0;
     friend bool operator<(const Duplicate& a, const Duplicate& b) { return std::tie(a.index, a.duplicate_of) < std::tie(b.index, b.duplicate_of); }

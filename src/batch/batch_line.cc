@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <type_traits>
+#include <utility>
 
 #include "base/error.h"
 #include "base/nearest.h"
@@ -242,12 +244,12 @@ void parse_seed(const LineBody& body, BatchRequest* request) {
   request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
 }
 
-int64_t parse_max_tokens(const LineBody& body, int64_t otherwise) {
+int64_t parse_max_tokens(const LineBody& body, Endpoint endpoint) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const int64_t tokens = body.integer("max_tokens", -1, 0, kMost), other = body.integer("max_completion_tokens", -1, 0, kMost);
   if (tokens >= 0 && other >= 0 && tokens != other)
     refuse_value("body.max_completion_tokens", fmt::format("is {}, and max_tokens is {}; both say the same, so give one", other, tokens));
-  return tokens >= 0 ? tokens : other >= 0 ? other : otherwise;
+  return tokens >= 0 ? tokens : other >= 0 ? other : endpoint == Endpoint::kChat ? -1 : 16;
 }
 
 /// {"id": bias}; as vLLM does, a bias beyond 100 counts as 100.
@@ -418,7 +420,7 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   request.best_of = body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt);
   if (request.best_of < request.n)
     refuse_value("body.best_of", fmt::format("is {}, less than n ({}); the n best of so many are answered", request.best_of, request.n));
-  params.max_tokens = parse_max_tokens(body, chat ? -1 : 16);
+  params.max_tokens = parse_max_tokens(body, endpoint);
   request.open_ended = params.max_tokens < 0;  // as long as the model's positions allow
   if (request.open_ended) params.max_tokens = 1;
   if (params.max_tokens == 0) request.best_of = request.n;  // nothing is drawn
@@ -624,23 +626,35 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
   }
 }
 
-std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
+namespace {
+
+/// What `parse` gives, or why it refuses the body of a call.
+template <class Parse>
+std::variant<std::invoke_result_t<Parse>, LineError> parsed_or_refused(Parse parse) {
   try {
-    LineJson parsed = read_call_json(body, limits);
-    CallBody call;
-    take_streaming(parsed.line["body"], &call);
-    call.model = model_named_in(parsed.line["body"]);
-    call.request = parse_body(std::move(parsed), std::move(name), endpoint, limits);
-    return call;
+    return parse();
   } catch (Refusal& refusal) {
     take_path_off(&refusal, "the body");
     return LineError{"", refusal.code, refusal.message, refusal.param};
   }
 }
 
+}  // namespace
+
+std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
+  return parsed_or_refused([&] {
+    LineJson parsed = read_call_json(body, limits);
+    CallBody call;
+    take_streaming(parsed.line["body"], &call);
+    call.model = model_named_in(parsed.line["body"]);
+    call.request = parse_body(std::move(parsed), std::move(name), endpoint, limits);
+    return call;
+  });
+}
+
 std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, ModelLimits limits) {
-  limits.max_positions = std::numeric_limits<int32_t>::max();
-  try {
+  const int64_t positions = std::exchange(limits.max_positions, std::numeric_limits<int32_t>::max());
+  return parsed_or_refused([&] {
     LineJson parsed = read_call_json(body, limits);
     Json& json = parsed.line["body"];
     CountedBody counted;
@@ -648,20 +662,21 @@ std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, M
     take_streaming(json, &call);
     counted.model = model_named_in(json);
     counted.gives_texts = LineBody(json).flag("return_token_strs");
+    const Endpoint endpoint = json.contains("messages") ? Endpoint::kChat : Endpoint::kText;
+    if (const Json* kept = LineBody(json).find("truncate_prompt_tokens"); kept && *kept == -1) {  // as many as the answer's call would keep
+      const int64_t answer = parse_max_tokens(LineBody(json), endpoint);
+      json["truncate_prompt_tokens"] = std::max<int64_t>(1, positions - (answer < 0 ? 1 : answer));
+    }
     for (const char* name : {"return_token_strs", "max_completion_tokens", "min_tokens"}) json.erase(name);
     json["max_tokens"] = 1;
     const bool is_empty = parsed.prompt.form == PromptField::Form::kText && parsed.prompt.texts.front().empty();
     if (is_empty) parsed.prompt.texts.front() = "x";  // the other fields are checked as ever
     const bool adds = LineBody(json).flag("add_special_tokens", true);
-    const Endpoint endpoint = json.contains("messages") ? Endpoint::kChat : Endpoint::kText;
     std::vector<BatchPrompt> prompts = parse_body(std::move(parsed), "counted", endpoint, limits).prompts;
     if (prompts.size() != 1) refuse_value(kPromptPath, "must be one text");
     counted.tokens = is_empty ? limits.tokenizer->encode("", adds) : std::move(prompts.front().tokens);
     return counted;
-  } catch (Refusal& refusal) {
-    take_path_off(&refusal, "the body");
-    return LineError{"", refusal.code, refusal.message, refusal.param};
-  }
+  });
 }
 
 std::string custom_id_of(std::string_view line) {

@@ -81,6 +81,24 @@ TEST(BatchLine, NulEndsNoLine) {
   }
 }
 
+TEST(BatchLine, CountedPromptsAreThoseOfTheCall) {
+  const auto counted = [](const std::string& fields) {
+    const auto parsed = parse_counted_body("{" + fields + "}", kLimits);
+    if (const auto* error = std::get_if<LineError>(&parsed)) return error->message;
+    return std::to_string(std::get<CountedBody>(parsed).tokens.size());
+  };
+  const std::string prompt = R"("prompt": ")" + std::string(300, 'a') + '"', cut = R"(, "truncate_prompt_tokens": )";
+  EXPECT_EQ(counted(prompt), "300");
+  EXPECT_EQ(counted(prompt + cut + "7"), "7");
+  EXPECT_EQ(counted(prompt + cut + "-1"), "84") << "of 100 positions, 16 for the answer";
+  EXPECT_EQ(counted(prompt + R"(, "max_completion_tokens": 30)" + cut + "-1.0"), "70");
+  EXPECT_EQ(counted(prompt + R"(, "max_tokens": 1000)" + cut + "-1"), "1");
+  EXPECT_EQ(counted(prompt + R"(, "max_tokens": "x")"), "300") << "as ever";
+  EXPECT_THAT(counted(prompt + R"(, "max_tokens": "x")" + cut + "-1"), HasSubstr("max_tokens"));
+  EXPECT_THAT(counted(prompt + cut + "0"), HasSubstr("truncate_prompt_tokens is 0"));
+  EXPECT_EQ(counted(R"("prompt": "ab")" + cut + "-1"), "2");
+}
+
 // A body alone on a line is put within a line of the format: it must not end that.
 TEST(BatchLine, BareLinesAreReadAsTheyStand) {
   for (const std::string line : {R"({"prompt": "x"}, "method": "POST")", R"({"prompt": "x"}})", R"({"prompt": "x"}{"prompt": "y"})"}) {

@@ -2,10 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/log.h"
 #include "base/sha256.h"
@@ -246,6 +248,31 @@ TEST_F(EditedInput, ErrorsOfAFileThatWasLeftOutMeanwhileAreWrittenAgain) {
   EXPECT_THAT(records_in(errors), IsEmpty());
   EXPECT_THAT(records_in(errors + ".removed"), ElementsAre(testing::Key("line-4")));
   EXPECT_FALSE(std::filesystem::exists(removed()));
+}
+
+/// A kill once the output was written anew without its errors, or before they were written there: the old ones of the error output are all that there is.
+TEST_F(EditedInput, AKillLeavesNoErrorOfAnotherLine) {
+  const std::string errors = directory_.file("errors.jsonl");
+  errors_ = errors;
+  run();
+  lines_.insert(lines_.begin(), line("new", "n"));
+  errors_ = "";
+  run();
+  std::string answers;
+  for (const auto& [id, text] : records())
+    if (id != "line-4") answers += text + "\n";
+  write_text(out_, answers);
+  errors_ = errors;
+  std::ostringstream told;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+  EXPECT_EQ(run().answered, 0);
+  spdlog::set_default_logger(usual);
+  EXPECT_THAT(records_in(errors), ElementsAre(testing::Key("line-4")));
+  EXPECT_EQ(Json::parse(records_in(errors)["line-4"])["error"]["line"], 4);
+  EXPECT_EQ(records().size(), 6u);
+  EXPECT_THAT(told.str(), HasSubstr("the error output"));
+  EXPECT_THAT(told.str(), testing::Not(HasSubstr("was changed since the job began"))) << "it was not";
 }
 
 }  // namespace

@@ -373,7 +373,7 @@ void Job::open_and_lock() {
 void Job::read_records(const std::atomic<bool>& stop) {
   RecordSorter<Done> found(done_place(output_));
   const auto add = [&](const KeptRecord& record, const RecordPlace& place, bool apart) {
-    found.add({record.id, record.name, record.answer_tokens, record.content, record.has_checksum, place.as_written, apart});
+    found.add({record.id, record.name, record.answer_tokens, record.content, record.has_checksum, place.as_written, apart, record.error_line});
   };
   scan_ = scan_output(descriptor_, output_, stop, [&](const KeptRecord& record, const RecordPlace& place) {
     const int64_t line = place.number;
@@ -424,7 +424,8 @@ void Job::read_records(const std::atomic<bool>& stop) {
 std::optional<DoneLine> Job::done(const RecordId& id) const {
   const auto found = done_.find(Done{id});
   if (!found) return std::nullopt;
-  return DoneLine{found->answer_tokens < 0 ? std::nullopt : std::optional(found->answer_tokens), found->name, found->has_checksum, found->as_written};
+  return DoneLine{found->answer_tokens < 0 ? std::nullopt : std::optional(found->answer_tokens), found->name, found->has_checksum, found->as_written,
+                  found->apart ? found->error_line : 0};
 }
 
 namespace {
@@ -562,14 +563,14 @@ void Job::forget_records() {
   done_ = RecordTable<Done>(done_place(output_));
   num_answers_ = 0;
   size_ = 0;
-  continued_ = edited_ = false;
+  continued_ = edited_ = errors_alone_ = false;
 }
 
 void Job::go_on_as_edited() {
   spdlog::warn(
       "the error output {} has records that are not of the input as it is now (it was changed while --error-output was left out, or they are another job's): those of its lines are written again, others moved to {}",
       errors_.path, JobFiles(errors_.path).removed);
-  edited_ = true;
+  edited_ = errors_alone_ = true;
 }
 
 bool Job::take_stale_errors(const std::function<bool(const RecordId&)>& is_line) {

@@ -73,7 +73,8 @@ struct DoneLine {
   std::optional<int64_t> answer_tokens;  ///< that its answers took, in all; nothing for an error record
   RecordId name{};                       ///< hash_of_name() of the record's custom_id
   bool has_checksum = false;
-  bool as_written = false;  ///< as RecordPlace has it
+  bool as_written = false;      ///< as RecordPlace has it
+  int64_t errors_say_line = 0;  ///< the line's number, where the error output has the record; 0: it says none
 };
 
 /// An option of which two jobs have different values; "the default" where one does not name it.
@@ -111,8 +112,10 @@ class Job {
   bool continued() const { return continued_; }
   /// The job goes on, but its input is not the one that it was begun with: some of its lines may be.
   bool input_edited() const { return edited_; }
-  /// Records of the output that answer no line, as `is_line` says, are none; some of the error output do: it was left out while the input was edited, and is taken as if it had been there.
-  /// False if that is not so.
+  /// Of these two, the one that it is: else only the error output is of another input than this one.
+  bool input_changed() const { return edited_ && !errors_alone_; }
+  /// To be called where records answer no line, or errors are of other lines than they say. If all records of the output answer one, as `is_line` says, it is the error output, which was left
+  /// out while the input was edited, and is taken as if it had been there. False if that is not so.
   bool take_stale_errors(const std::function<bool(const RecordId&)>& is_line);
   /// Answers of another input: loses them if `overwrite`, as a new job does, else throws Error{user}.
   void refuse_other_input(bool overwrite);
@@ -149,7 +152,8 @@ class Job {
     int64_t answer_tokens = -1;  ///< -1: an error record
     uint64_t content = 0;        ///< KeptRecord::content
     bool has_checksum = false, as_written = false;
-    bool apart = false;  ///< it lies in the error output
+    bool apart = false;      ///< it lies in the error output
+    int64_t error_line = 0;  ///< KeptRecord::error_line
     friend bool operator<(const Done& a, const Done& b) { return a.id < b.id; }
   };
   void open_and_lock();
@@ -174,6 +178,7 @@ class Job {
   OutputCalls calls_;
   int descriptor_ = -1;
   bool created_ = false, matched_ = false, started_ = false, continued_ = false, edited_ = false;
+  bool errors_alone_ = false;  ///< edited_, for the error output alone
   JobIdentity identity_;
   mutable RecordTable<Done> done_;  ///< beside the output where it does not fit into memory
   OutputScan scan_;                 ///< what lay there at the start

@@ -83,6 +83,8 @@ class RecordReader : public nlohmann::json_sax<Json> {
       place_ = name == "usage" ? Place::kUsage : name == "created" ? Place::kCreated : name == "model" ? Place::kModel : Place::kOther;
     } else if (top.place == Place::kUsage && name == "completion_tokens") {
       place_ = Place::kTokens;
+    } else if (top.place == Place::kError && name == "line") {
+      place_ = Place::kErrorLine;
     }
     return true;
   }
@@ -112,7 +114,24 @@ class RecordReader : public nlohmann::json_sax<Json> {
   KeptRecord record;
 
  private:
-  enum class Place { kOther, kUnknown, kTop, kId, kCustomId, kResponse, kError, kChecksum, kRequestId, kBody, kCreated, kModel, kUsage, kTokens, kCount };
+  enum class Place {
+    kOther,
+    kUnknown,
+    kTop,
+    kId,
+    kCustomId,
+    kResponse,
+    kError,
+    kChecksum,
+    kRequestId,
+    kBody,
+    kCreated,
+    kModel,
+    kUsage,
+    kTokens,
+    kErrorLine,
+    kCount
+  };
   enum class Kind { kNull, kBoolean, kNumber, kInteger, kText, kArray, kObject };
   struct Frame {
     bool object = false;
@@ -149,6 +168,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   bool take_number(double number) {
     const bool whole = std::floor(number) == number && std::abs(number) < 1e15;
     if (place_ == Place::kTokens && whole && number >= 0) record.answer_tokens = static_cast<int64_t>(number);
+    if (place_ == Place::kErrorLine && whole && number > 0) record.error_line = static_cast<int64_t>(number);
     if (place_ == Place::kCreated && whole) record.created = static_cast<int64_t>(number);
     return value(Kind::kNumber, std::bit_cast<uint64_t>(number == 0 ? 0.0 : number));  // -0 is 0
   }

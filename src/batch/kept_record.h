@@ -19,6 +19,7 @@ struct KeptRecord {
   RecordId id{};
   RecordId name{};             ///< hash_of_name() of its custom_id
   int64_t answer_tokens = -1;  ///< of all choices together; -1: an error record
+  int64_t error_line = 0;      ///< of an error record: the number of its line, as it says; 0: it does not
   uint64_t content = 0;        ///< two records say the same if this is the same; the checksum is not part of it
   bool has_checksum = false;
   std::optional<int64_t> created;  ///< of an answer

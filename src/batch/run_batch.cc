@@ -336,7 +336,7 @@ RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& i
 /// What is told before the start: what is kept, what is computed once, and what of the input may not be what was meant.
 void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Job& job, const BatchInput& input, const LineOrder& lines,
                       const ExpectedAnswers& expected, const Workload& workload, const BatchOutcome& outcome) {
-  if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
+  if (job.input_changed()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
   if (lines.num_same() > 0)
     spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once",
                  format_count(lines.num_same()));
@@ -402,6 +402,7 @@ struct LinesToDo {
   ExpectedAnswers expected;
   int64_t bad_to_do = 0, sequences_before = 0;
   int64_t moved = 0, known = 0;  ///< kept answers whose line has another name now; answers of an edited input that are any line's
+  bool stale_errors = false;     ///< some of the error output say another number of their line than it has
 };
 
 /// Goes through all lines. False: stopped.
@@ -423,6 +424,7 @@ bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job
       continue;
     }
     ++outcome.kept;
+    left.stale_errors = left.stale_errors || (done->errors_say_line > 0 && done->errors_say_line != line.number);
     left.sequences_before += line.num_sequences;
     const std::optional<int64_t> tokens = done->answer_tokens;
     left.moved += line.good() && done->name != line.name;
@@ -433,7 +435,7 @@ bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job
   return true;
 }
 
-/// Whether what answers no line lies in the error output alone, of an input that was edited while a start left that out.
+/// Whether what answers no line, or tells another number of it, lies in the error output alone, of an input that was edited while a start left that out.
 bool has_stale_errors(const BatchInput& input, const LineSet& in_shard, const std::string& directory, Job& job) {
   LineIndex index(input, directory);
   return job.take_stale_errors([&](const RecordId& id) {
@@ -511,7 +513,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
   if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
-  if (outcome.kept != job.num_done() && job.continued() && has_stale_errors(input, in_shard, directory, job)) {
+  if ((outcome.kept != job.num_done() || left.stale_errors) && job.continued() && has_stale_errors(input, in_shard, directory, job)) {
     left = {LineSet(directory), {files.expected_tokens, {}}};
     if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
   }

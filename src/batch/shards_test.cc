@@ -105,6 +105,21 @@ TEST_F(Parts, MergeToTheWhole) {
   EXPECT_EQ(read_text(directory_.file("b")), read_text(out_));  // in the input's order, whatever the shards' order
 }
 
+/// Whether a line gets such a name depends on whether it is good, which a merge cannot know.
+TEST_F(Parts, MergeWhereNamesOfLinesComeTwice) {
+  const auto named = [](const char* name, const char* prompt) { return fmt::format(R"({{"custom_id":"{}","prompt":"{}"}})", name, prompt) + "\n"; };
+  const std::string bare = "{\"prompt\":\"x\"}\n";
+  // Line 2 has line 1's name, and so have others behind line 4; lines 7 and 9 bring none, and would get those of lines 8 and 6; line 10 is bad, so nobody but line 11 has its name.
+  write_text(in_, named("line-2", "a") + bare + named("line-4", "b") + bare + named("line-4", "c") + named("line-9", "d") + bare + named("line-7", "e") + bare +
+                      "{\"prompt\":5}\n" + named("line-10", "f") + named("line-4", "c") + bare);
+  FakeRunner runner;
+  run_batch({in_, whole_, true}, model_, runner, kGoOn);
+  for (int64_t i = 0; i < 3; ++i) run_shard(i, 3);
+  EXPECT_EQ(merge_error(), "");
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
+  EXPECT_THAT(read_text(out_), HasSubstr("duplicate_custom_id"));
+}
+
 TEST_F(Parts, MissingAndDoubledAnswersAreNamed) {
   run_shard(0, 2);
   EXPECT_THAT(merge_error(), HasSubstr("1-of-2"));

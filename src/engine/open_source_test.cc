@@ -12,6 +12,7 @@
 
 #include "base/units.h"
 #include "engine/engine.h"
+#include "generation/grammar_requests.h"
 #include "generation/list_source.h"
 #include "generation/test_params.h"
 #include "io/test_folder.h"
@@ -243,6 +244,62 @@ TEST(OpenSource, WithNothingToDoTheEngineSleepsUntilSomethingComes) {
   client.join();
   ASSERT_EQ(answers.of.size(), requests.size());
   for (const auto& [key, completion] : answers.of) expect_same(expected.at(key), completion);
+}
+
+/// In the order in which they end.
+class EndedAnswers : public CompletionSink {
+ public:
+  void accept(Completion completion) override { all.push_back(std::move(completion)); }
+  std::vector<Completion> all;
+};
+
+/// Of some 8000 states.
+std::shared_ptr<const GrammarSpec> slow_grammar() {
+  std::string text = "root ::= \"never\"";
+  for (int i = 1; i < 128; ++i) text += fmt::format(" | [a-z]{{{}}} \"x\"", i);
+  return std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kEbnf, text, {}, true});
+}
+
+TEST(OpenSource, AGrammarThatIsBeingCompiledHoldsUpNoOther) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  EngineOptions options = options_of_test();
+  options.model_directory = process_folder() + "/open-source-grammars";
+  ensure_dummy_checkpoint(options.model_directory, kConfig, DType::kBF16, 17, nullptr);
+  write_ascii_tokenizer(options.model_directory, 331, 5);
+  options.load_tokenizer = true;
+  std::vector<Request> requests(4);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].key = static_cast<int64_t>(i);
+    requests[i].prompt = {7, 8, 9, static_cast<int32_t>(20 + i)};
+    requests[i].params.max_tokens = i == 0 ? 1 : 4;
+  }
+  requests[0].params.grammar = requests[1].params.grammar = slow_grammar();
+  requests[2].params.grammar = std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kRegex, "[a-c]{2,5}x?", {}, true});
+  Engine engine(options);
+  engine.prepare(workload_of(requests));
+  Door door;
+  for (const Request& request : requests) door.put(request);
+  EndedAnswers answers;
+  std::thread client([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    door.cancel(1);
+    door.await_waits(1);  // all are done
+    door.close();
+  });
+  std::atomic<bool> stop{false};
+  const RunReport report = engine.run(door, answers, stop);
+  client.join();
+  EXPECT_FALSE(report.stopped);
+  ASSERT_EQ(answers.all.size(), requests.size());
+  std::set<int64_t> keys;
+  for (const Completion& completion : answers.all) {
+    keys.insert(completion.key);
+    EXPECT_EQ(completion.reason == FinishReason::kCancelled, completion.key == 1);
+    EXPECT_EQ(completion.grammar_failure, "");
+  }
+  EXPECT_EQ(keys.size(), requests.size());
+  EXPECT_EQ(answers.all.back().key, 0) << "of one token, and the first to come";
+  EXPECT_EQ(answers.all.back().tokens.size(), 1u);
 }
 
 TEST(OpenSource, WhoIsGivenUpFreesItsSlotAndChangesNoOther) {

@@ -1,6 +1,7 @@
 #include "generation/batcher.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +11,10 @@
 
 namespace flexgen {
 namespace {
+
+/// Of an open source: a grammar that is compiled in this time holds nobody up, and so many that take longer are compiled beside what goes on.
+constexpr std::chrono::milliseconds kGrammarPatience{20}, kGrammarPoll{10};
+constexpr size_t kMostCompiling = 256;
 
 std::vector<PrefixPages::OfWindow> windows_of(const CacheLayout& cache) {
   std::vector<PrefixPages::OfWindow> windows;
@@ -52,7 +57,7 @@ std::optional<double> Batcher::answer_share() const {
 }
 
 bool Batcher::idle() const {
-  if (active_ > 0 || waiting_ || source_.remaining() > 0) return false;
+  if (active_ > 0 || waiting_ || !compiling_.empty() || source_.remaining() > 0) return false;
   return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
 }
 
@@ -121,7 +126,7 @@ LogitReader::Row Batcher::logit_row(Slot& slot, int32_t index, int64_t at, bool 
     return row;
   }
   row.logprob_ids = params.logprob_token_ids;
-  if (slot.follower) row.mask = masks_->next(slot.follower, params.grammar, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
+  if (slot.follower) row.mask = masks_->next(slot.follower, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
   if (params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
   return row;
 }
@@ -199,12 +204,20 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
   sink_.accept(std::move(completion));
 }
 
+void Batcher::drop_cancelled_drawn() {
+  std::vector<int64_t> keys;
+  const auto cancelled = [&](const Drawn& drawn) {
+    if (!source_.is_cancelled(drawn.request.key)) return false;
+    keys.push_back(drawn.request.key);
+    return true;
+  };
+  if (waiting_ && cancelled(*waiting_)) waiting_.reset();
+  std::erase_if(compiling_, cancelled);
+  for (const int64_t key : keys) sink_.accept({.key = key, .reason = FinishReason::kCancelled});
+}
+
 void Batcher::drop_cancelled(MicroBatch& batch) {
-  if (waiting_ && source_.is_cancelled(waiting_->key)) {
-    Completion completion{.key = waiting_->key, .reason = FinishReason::kCancelled};
-    waiting_.reset();
-    sink_.accept(std::move(completion));
-  }
+  drop_cancelled_drawn();
   for (Slot& slot : batch.slots) {
     if (!slot.active || !source_.is_cancelled(slot.request.key)) continue;
     if (prefixes_.is_awaited(slot.prefix)) continue;
@@ -217,14 +230,47 @@ int64_t Batcher::pages_for(const Request& request) const {
 }
 
 void Batcher::refill(MicroBatch& batch) {
-  const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0);
+  const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0) + std::ssize(compiling_);
   refill_slots(std::span(batch.slots), total, std::ssize(batches_), slot_limit_, [&](Slot& slot, int64_t) {
-    if (!waiting_) waiting_ = source_.next();
-    if (!waiting_) return false;
-    const int64_t pages = pages_for(*waiting_);
+    if (!find_next()) return false;
+    const int64_t pages = pages_for(waiting_->request);
     FLEXGEN_CHECK(pages <= cache_.pages_per_micro_batch, "sequence of {} pages in a pool of {}", pages, cache_.pages_per_micro_batch);
     return start(batch, slot);
   });
+}
+
+std::optional<Batcher::Drawn> Batcher::draw() {
+  std::optional<Request> request = source_.next();
+  if (!request) return std::nullopt;
+  Drawn drawn{std::move(*request), nullptr};
+  const SamplingParams& params = drawn.request.params;
+  if (params.grammar && params.max_tokens > 0) {
+    FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");
+    if (!masks_) masks_ = std::make_unique<GrammarMasks>(*tokenizer_, model_.config().vocab_size, model_.config().eos);
+    drawn.follower = masks_->begin(params.grammar);
+  }
+  return drawn;
+}
+
+bool Batcher::find_next() {
+  while (!waiting_) {
+    const auto ready = std::find_if(compiling_.begin(), compiling_.end(), [](const Drawn& drawn) { return drawn.follower->is_ready(); });
+    if (ready != compiling_.end()) {
+      waiting_ = std::move(*ready);
+      compiling_.erase(ready);
+      break;
+    }
+    std::optional<Drawn> drawn = compiling_.size() < kMostCompiling ? draw() : std::nullopt;
+    if (drawn) {
+      // A batch that is all there has no other callers to be kept waiting: there it is compiled while the prompt is computed.
+      const auto patience = compiling_.empty() ? kGrammarPatience : std::chrono::milliseconds(0);
+      if (!drawn->follower || !source_.is_open() || drawn->follower->is_ready(patience)) waiting_ = std::move(drawn);
+      else compiling_.push_back(std::move(*drawn));
+    } else if (active_ > 0 || compiling_.empty() || !compiling_.front().follower->is_ready(kGrammarPoll)) {
+      return false;  // where nothing is under way, after a short sleep: more may come, and the run may be stopped
+    }
+  }
+  return true;
 }
 
 int64_t Batcher::prefix_pages_for(const Request& request) const {
@@ -269,18 +315,19 @@ void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int
 }
 
 bool Batcher::start(MicroBatch& batch, Slot& slot) {
-  FLEXGEN_CHECK(!waiting_->prompt.empty());
-  const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
+  FLEXGEN_CHECK(!waiting_->request.prompt.empty());
+  const int64_t pages = pages_for(waiting_->request), shareable = prefix_pages_for(waiting_->request);
   if (pages - shareable > batch.unreserved) return false;  // before the prefix makes room for itself
   std::vector<int64_t> ends;
-  for (int64_t end : waiting_->shared_ends) ends.push_back(std::min(end / cache_.tokens_per_page, shareable));
-  PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable, ends);
+  for (int64_t end : waiting_->request.shared_ends) ends.push_back(std::min(end / cache_.tokens_per_page, shareable));
+  PrefixPath prefix = prefixes_.take(waiting_->request.prompt, shareable, ends);
   const int64_t own = pages - std::ssize(prefix.pages);
   if (own > batch.unreserved) {
     prefixes_.give_back(prefix);
     return false;
   }
-  slot.request = std::move(*waiting_);
+  slot.request = std::move(waiting_->request);
+  slot.follower = std::move(waiting_->follower);
   waiting_.reset();
   slot.active = true;
   ++active_;
@@ -301,11 +348,6 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   const SamplingParams& params = slot.request.params;
   if (params.scores_prompt()) slot.completion.prompt_logprobs.push_back({slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
   if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params, slot.request.prompt);
-  if (params.grammar && params.max_tokens > 0) {
-    FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");
-    if (!masks_) masks_ = std::make_unique<GrammarMasks>(*tokenizer_, model_.config().vocab_size, model_.config().eos);
-    slot.follower = std::make_shared<GrammarMasks::Follower>();
-  }
   if (params.edits_logits()) slot.edits = LogitEdits(slot.request, model_.config().eos, model_.config().vocab_size);
   return true;
 }

@@ -5,6 +5,7 @@
 // Host thread only; counters may be read from any thread.
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -105,6 +106,11 @@ class Batcher : public StepSource {
     int64_t size() const { return static_cast<int64_t>(tokens.size()); }
     SlotProgress progress() const { return {prompt_size(), size(), past, request.params.scores_prompt(), request.params.max_tokens > 0}; }
   };
+  /// A request that has no slot yet.
+  struct Drawn {
+    Request request;
+    std::shared_ptr<GrammarMasks::Follower> follower;  ///< null without a grammar
+  };
   struct MicroBatch {
     std::vector<Slot> slots;
     std::vector<PagePool> pools;  ///< a state
@@ -121,10 +127,16 @@ class Batcher : public StepSource {
   void take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result);
   void finish(MicroBatch& batch, Slot& slot, FinishReason reason);
   void refill(MicroBatch& batch);
-  /// Frees the slots that nobody waits for any more.
+  /// Requests without a slot that nobody waits for any more.
+  void drop_cancelled_drawn();
+  /// These, and the slots that nobody waits for any more.
   void drop_cancelled(MicroBatch& batch);
   /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
+  /// The source's next one.
+  std::optional<Drawn> draw();
+  /// Puts the next one to start into waiting_; false if there is none now. One of an open source whose grammar takes a while to compile lets others go first.
+  bool find_next();
   /// False, and nothing has changed, if there are too few pages.
   bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;
@@ -145,10 +157,11 @@ class Batcher : public StepSource {
   std::vector<int64_t> window_of_;  ///< a state: as PrefixPages counts those that keep the ends of prefixes; -1: another
   PrefixPages prefixes_;
   int64_t num_started_ = 0;
-  std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet
+  std::unique_ptr<GrammarMasks> masks_;  ///< from the first request with a grammar on
+  std::optional<Drawn> waiting_;         ///< drawn from the source, but no pool had room yet
+  std::deque<Drawn> compiling_;          ///< drawn from an open source, but their grammars are not compiled yet
   int64_t active_ = 0;
   int64_t row_limit_, slot_limit_;
-  std::unique_ptr<GrammarMasks> masks_;  ///< from the first request with a grammar on
   TokenCounters counters_;
 };
 

@@ -2,32 +2,82 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <utility>
 
 namespace flexgen {
+namespace {
+
+constexpr const char* kCompiling = "compiling grammars";
+constexpr int64_t kSmall = 4096;     // what compiles in less than about a second
+constexpr int64_t kCountTakes = 16;  // as bytes: each repetition, or character of a bounded length, is a state of its own
+constexpr int64_t kMostCount = 256, kMostJsonCount = 4096;
+
+/// About how much there is to compile, in bytes of a grammar without counts: by its numbers, whatever they say.
+int64_t size_to_compile(const GrammarSpec& grammar) {
+  const bool is_json = grammar.kind == GrammarSpec::Kind::kJsonSchema || grammar.kind == GrammarSpec::Kind::kStructure;
+  int64_t size = std::ssize(grammar.text), number = 0;
+  for (const std::string& choice : grammar.choices) size += std::ssize(choice);
+  for (size_t i = 0; i <= grammar.text.size(); ++i) {
+    const char c = i < grammar.text.size() ? grammar.text[i] : ' ';
+    if (c >= '0' && c <= '9') {
+      number = std::min<int64_t>(1'000'000, 10 * number + (c - '0'));
+      continue;
+    }
+    if (!is_json || number <= kMostJsonCount) size += kCountTakes * std::min(number, kMostCount);  // larger ones are bounds of numbers, or tokens
+    number = 0;
+  }
+  return size;
+}
+
+}  // namespace
 
 struct GrammarMasks::Worker {
-  const Tokenizer& tokenizer;
-  int64_t vocab_size;
-  std::vector<int32_t> ends;
-  std::unique_ptr<GrammarCompiler> compiler = nullptr;  // of the thread
+  const int64_t vocab_size;
+  const std::function<std::unique_ptr<GrammarCompiler>()> make;
+  std::atomic<bool> closing{false};
+  std::mutex mutex;  ///< while the compiler is made, which takes a while itself
+  std::unique_ptr<GrammarCompiler> made = nullptr;
+  std::atomic<GrammarCompiler*> compiler{nullptr};
 
-  TokenMask mask_behind(Follower& follower, const GrammarSpec& grammar, const std::vector<int32_t>& answer) {
+  GrammarCompiler& made_compiler() {
+    std::lock_guard lock(mutex);
+    if (!made) made = make();
+    compiler = made.get();
+    return *made;
+  }
+
+  void compile(Follower& follower) {
+    if (closing) {
+      follower.failure = "the run has ended";
+      return;
+    }
     try {
-      return made_mask(follower, grammar, answer);
+      follower.matcher = made_compiler().start(*follower.grammar);
     } catch (const std::bad_alloc&) {
       throw;  // no fault of the line's: the run ends, and goes on later
     } catch (const std::exception& error) {
       follower.failure = error.what();
-      return TokenMask(static_cast<size_t>((vocab_size + 31) / 32), 0);
     }
   }
 
-  TokenMask made_mask(Follower& follower, const GrammarSpec& grammar, const std::vector<int32_t>& answer) {
-    if (!compiler) compiler = GrammarCompiler::create(tokenizer, vocab_size, ends, kGrammarCacheBytes);
-    if (!follower.matcher) follower.matcher = compiler->start(grammar);
+  TokenMask mask_behind(Follower& follower, const std::vector<int32_t>& answer) {
+    follower.compiled.get();
+    try {
+      if (follower.failure.empty()) return made_mask(follower, answer);
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      follower.failure = error.what();
+    }
+    return TokenMask(static_cast<size_t>((vocab_size + 31) / 32), 0);
+  }
+
+  static TokenMask made_mask(Follower& follower, const std::vector<int32_t>& answer) {
     for (; follower.taken < std::ssize(answer); ++follower.taken) {
       const int32_t token = answer[static_cast<size_t>(follower.taken)];
       // The mask let it through, so this is a fault of ours or of xgrammar's. It costs this answer and no other.
@@ -40,18 +90,60 @@ struct GrammarMasks::Worker {
 };
 
 GrammarMasks::GrammarMasks(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends)
-    : worker_(new Worker{tokenizer, vocab_size, std::move(ends)}), thread_("the masks of grammars") {}
+    : GrammarMasks(vocab_size,
+                   [&tokenizer, vocab_size, ends = std::move(ends)] { return GrammarCompiler::create(tokenizer, vocab_size, ends, kGrammarCacheBytes); }) {}
 
-GrammarMasks::~GrammarMasks() = default;
+GrammarMasks::GrammarMasks(int64_t vocab_size, std::function<std::unique_ptr<GrammarCompiler>()> make)
+    : worker_(new Worker{vocab_size, std::move(make)}), lanes_{TaskThread(kCompiling), TaskThread(kCompiling), TaskThread(kCompiling)},
+      masks_("the masks of grammars") {}
 
-std::shared_future<TokenMask> GrammarMasks::next(const std::shared_ptr<Follower>& follower, std::shared_ptr<const GrammarSpec> grammar,
-                                                 std::vector<int32_t> answer) {
-  const auto task =
-      std::make_shared<std::packaged_task<TokenMask()>>([worker = worker_.get(), follower, grammar = std::move(grammar), answer = std::move(answer)] {
-        return worker->mask_behind(*follower, *grammar, answer);
-      });
+GrammarMasks::~GrammarMasks() { worker_->closing = true; }
+
+/// Behind the same grammar, if that is to be compiled, or it would be compiled twice.
+size_t GrammarMasks::lane_of(const GrammarSpec& grammar) {
+  std::array<int64_t, kLanes> waiting{};
+  std::erase_if(given_, [](const Given& given) {
+    const std::shared_ptr<Follower> follower = given.follower.lock();
+    return !follower || follower->is_ready();
+  });
+  for (const Given& given : given_) {
+    ++waiting[given.lane];
+    const std::shared_ptr<Follower> follower = given.follower.lock();
+    if (follower && (follower->grammar.get() == &grammar || *follower->grammar == grammar)) return given.lane;
+  }
+  if (size_to_compile(grammar) <= kSmall) return kSmallLane;
+  return waiting[0] <= waiting[1] ? 0 : 1;
+}
+
+std::shared_ptr<GrammarMasks::Follower> GrammarMasks::begin(std::shared_ptr<const GrammarSpec> grammar) {
+  std::promise<void> compiled;
+  const auto follower = std::make_shared<Follower>(Follower{std::move(grammar), compiled.get_future().share()});
+  if (GrammarCompiler* const compiler = worker_->compiler) follower->matcher = compiler->start_kept(*follower->grammar);
+  if (follower->matcher) {
+    compiled.set_value();
+    return follower;
+  }
+  const auto task = std::make_shared<std::promise<void>>(std::move(compiled));
+  const size_t lane = lane_of(*follower->grammar);
+  given_.push_back({follower, lane});
+  lanes_[lane].give([worker = worker_.get(), task, given = std::weak_ptr(follower)] {
+    const std::shared_ptr<Follower> awaited = given.lock();
+    if (!awaited) return;
+    try {
+      worker->compile(*awaited);
+      task->set_value();
+    } catch (...) {
+      task->set_exception(std::current_exception());
+    }
+  });
+  return follower;
+}
+
+std::shared_future<TokenMask> GrammarMasks::next(const std::shared_ptr<Follower>& follower, std::vector<int32_t> answer) {
+  const auto task = std::make_shared<std::packaged_task<TokenMask()>>(
+      [worker = worker_.get(), follower, answer = std::move(answer)] { return worker->mask_behind(*follower, answer); });
   std::shared_future<TokenMask> mask = task->get_future().share();
-  thread_.give([task] { (*task)(); });
+  masks_.give([task] { (*task)(); });
   return mask;
 }
 

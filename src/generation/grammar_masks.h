@@ -1,7 +1,9 @@
 #pragma once
-// GrammarMasks: which tokens may come next in answers that follow grammars, found in a thread of its own while layers compute; grammars are compiled there too. Host thread; masks
-// may be waited for in any.
+// GrammarMasks: which tokens may come next in answers that follow grammars, found in a thread of its own while layers compute. Grammars are compiled in others: large ones, which take seconds,
+// and beside them small ones, so that no large one holds these up. Host thread; masks may be waited for in any.
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <future>
@@ -18,24 +20,43 @@ class GrammarMasks {
  public:
   /// As GrammarCompiler::create() takes them; `tokenizer` must outlive it.
   GrammarMasks(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends);
-  /// Finishes what was asked for.
+  /// `make` is called once, where a grammar is compiled first; for tests.
+  GrammarMasks(int64_t vocab_size, std::function<std::unique_ptr<GrammarCompiler>()> make);
+  /// Finishes the masks that were asked for; what nobody has begun to compile is left out.
   ~GrammarMasks();
   GrammarMasks(const GrammarMasks&) = delete;
   GrammarMasks& operator=(const GrammarMasks&) = delete;
 
-  /// One answer; empty before its first mask.
+  /// One answer.
   struct Follower {
-    std::unique_ptr<GrammarMatcher> matcher;
-    int64_t taken = 0;    ///< tokens of the answer that it has seen
-    std::string failure;  ///< why no mask could be made; to be read behind a mask
+    std::shared_ptr<const GrammarSpec> grammar;
+    std::shared_future<void> compiled;  ///< once it is, `matcher` is there, or `failure`
+    std::unique_ptr<GrammarMatcher> matcher = nullptr;
+    int64_t taken = 0;         ///< tokens of the answer that it has seen
+    std::string failure = {};  ///< why no mask could be made; to be read behind a mask
+
+    /// Whether next() has not to wait for the grammar, after a wait of `time` at the most.
+    bool is_ready(std::chrono::milliseconds time = {}) const { return compiled.wait_for(time) == std::future_status::ready; }
   };
+  /// Begins to compile the grammar, if it is not kept. Given up once nobody has the follower any more.
+  std::shared_ptr<Follower> begin(std::shared_ptr<const GrammarSpec> grammar);
   /// Of the token behind `answer`, which must have grown since the last call alone. Where none can be made it has no token, and the follower says why: this answer ends, and no other.
-  std::shared_future<TokenMask> next(const std::shared_ptr<Follower>& follower, std::shared_ptr<const GrammarSpec> grammar, std::vector<int32_t> answer);
+  std::shared_future<TokenMask> next(const std::shared_ptr<Follower>& follower, std::vector<int32_t> answer);
 
  private:
+  static constexpr size_t kSmallLane = 2, kLanes = 3;  ///< the last is for small grammars
   struct Worker;
+  /// A grammar that was given to a lane.
+  struct Given {
+    std::weak_ptr<Follower> follower;
+    size_t lane = 0;
+  };
+  size_t lane_of(const GrammarSpec& grammar);
+
   std::unique_ptr<Worker> worker_;
-  TaskThread thread_;  ///< after what its tasks use
+  std::vector<Given> given_;  ///< that are not compiled yet
+  std::array<TaskThread, kLanes> lanes_;
+  TaskThread masks_;  ///< behind what its tasks use and wait for
 };
 
 }  // namespace flexgen

@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <latch>
+#include <mutex>
+#include <set>
 
 #include "generation/grammar_requests.h"
 #include "io/test_folder.h"
@@ -12,21 +16,81 @@ namespace flexgen::grammar_masks_test {
 namespace {
 
 constexpr int32_t kVocab = 331, kEnd = 5;
+constexpr std::chrono::seconds kLong{60};
+
+bool has_token(const TokenMask& mask) {
+  return std::any_of(mask.begin(), mask.end(), [](uint32_t word) { return word != 0; });
+}
 
 TEST(GrammarMasks, AGrammarThatCannotBeFollowedEndsItsAnswerAlone) {
   const TestFolder directory;
   write_ascii_tokenizer(directory.path().string(), kVocab, kEnd);
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(directory.path().string());
   GrammarMasks masks(*tokenizer, kVocab, {kEnd});
-  const auto has_token = [](const TokenMask& mask) { return std::any_of(mask.begin(), mask.end(), [](uint32_t word) { return word != 0; }); };
-  const auto broken = std::make_shared<GrammarMasks::Follower>(), whole = std::make_shared<GrammarMasks::Follower>();
-  const TokenMask none = masks.next(broken, std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kEbnf, "root ::= (", {}, true}), {}).get();
+  const auto broken = masks.begin(std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kEbnf, "root ::= (", {}, true}));
+  const TokenMask none = masks.next(broken, {}).get();
   EXPECT_EQ(none.size(), static_cast<size_t>((kVocab + 31) / 32));
   EXPECT_FALSE(has_token(none));
   EXPECT_FALSE(broken->failure.empty());
   if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
-  EXPECT_TRUE(has_token(masks.next(whole, std::make_shared<const GrammarSpec>(grammars_in_turn()[1]), {}).get()));
+  const auto whole = masks.begin(std::make_shared<const GrammarSpec>(grammars_in_turn()[1]));
+  EXPECT_TRUE(has_token(masks.next(whole, {}).get()));
   EXPECT_EQ(whole->failure, "");
+}
+
+class AnyToken : public GrammarMatcher {
+ public:
+  bool accept(int32_t) override { return true; }
+  TokenMask mask() override { return TokenMask(static_cast<size_t>((kVocab + 31) / 32), 1); }
+  bool ended() const override { return false; }
+};
+
+/// Compiles large grammars once it may.
+class SlowCompiler : public GrammarCompiler {
+ public:
+  std::unique_ptr<GrammarMatcher> start(const GrammarSpec& spec) override {
+    if (spec.text.size() > 100 || spec.text.ends_with('}')) may_go.wait();
+    ++compiled;
+    const std::lock_guard lock(mutex_);
+    kept_.insert(spec.text);
+    return std::make_unique<AnyToken>();
+  }
+  std::unique_ptr<GrammarMatcher> start_kept(const GrammarSpec& spec) override {
+    const std::lock_guard lock(mutex_);
+    return kept_.contains(spec.text) ? std::make_unique<AnyToken>() : nullptr;
+  }
+  std::latch may_go{1};
+  std::atomic<int> compiled{0};
+
+ private:
+  std::mutex mutex_;
+  std::set<std::string> kept_;
+};
+
+std::shared_ptr<const GrammarSpec> spec_of(size_t bytes, char c = 'a') {
+  return std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kRegex, std::string(bytes, c), {}, true});
+}
+
+TEST(GrammarMasks, ALargeGrammarHoldsUpNoOther) {
+  auto made = std::make_unique<SlowCompiler>();
+  SlowCompiler& compiler = *made;
+  GrammarMasks masks(kVocab, [&] { return std::move(made); });
+  const auto large = masks.begin(spec_of(10'000)), same = masks.begin(spec_of(10'000));
+  const auto counts = masks.begin(std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kRegex, "[a-z]{1,300}", {}, true}));
+  auto given_up = masks.begin(spec_of(20'000));
+  given_up = nullptr;
+  const auto small = masks.begin(spec_of(10));
+  ASSERT_TRUE(small->is_ready(kLong));
+  EXPECT_TRUE(has_token(masks.next(small, {}).get()));
+  EXPECT_TRUE(masks.begin(spec_of(10))->is_ready()) << "it is kept";
+  EXPECT_FALSE(large->is_ready());
+  compiler.may_go.count_down();
+  EXPECT_TRUE(large->is_ready(kLong));
+  EXPECT_TRUE(has_token(masks.next(large, {}).get()));
+  EXPECT_TRUE(same->is_ready(kLong) && counts->is_ready(kLong));
+  const auto b = masks.begin(spec_of(10'000, 'b')), c = masks.begin(spec_of(10'000, 'c'));  // behind all that was given before
+  ASSERT_TRUE(b->is_ready(kLong) && c->is_ready(kLong));
+  EXPECT_EQ(compiler.compiled, 6) << "the same one twice, and not the one that was given up";
 }
 
 }  // namespace

@@ -494,10 +494,12 @@ class HttpServer::Impl : public httplib::Server {
       welcome_body(request);
       return HandlerResponse::Unhandled;
     }
-    if (has_body) {  // nobody reads it, and it is no request
+    const bool may_do = request.method == "GET" || request.method == "HEAD" || request.method == "DELETE";
+    if (has_body && may_do) {  // nobody reads it, and it is no request
       say_close(request, response);
       return refuse(400);
     }
+    if (has_body) connection_here->refuse_rest();  // the handler says that there is no such method
     handle(request, response, nullptr);
     return HandlerResponse::Handled;
   }

@@ -45,13 +45,13 @@ class Served {
 
 class Client {
  public:
-  Client(int port, const std::string& head) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  Client(int port, const std::string& head, const std::string& method = "POST") : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     EXPECT_EQ(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    send("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + head + "\r\n\r\n");
+    send(method + " / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + head + "\r\n\r\n");
   }
   Client(int port, int64_t length) : Client(port, "Content-Length: " + std::to_string(length)) {}
   ~Client() { ::close(socket_); }
@@ -145,6 +145,15 @@ TEST(HttpServer, ASlowBodyIsCutOffWhileOthersWaitForItsRoom) {
   sender.join();
   const std::string late = slow.answer();
   EXPECT_TRUE(late.starts_with("HTTP/1.1 408") && late.find("incomplete_body") != std::string::npos) << late;
+}
+
+TEST(HttpServer, MethodsThatNothingTakesGetTheHandlersAnswer) {
+  Served served(limits(30));
+  Client put(served.port(), "Content-Length: 2", "PUT"), get(served.port(), "Content-Length: 2", "GET");
+  for (Client* client : {&put, &get}) client->send("{}");
+  const std::string answer = put.answer();
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 200") && answer.find("Connection: close") != std::string::npos && answer.ends_with("\r\n\r\n0")) << answer;
+  EXPECT_TRUE(get.answer().starts_with("HTTP/1.1 400"));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "io/checked_json.h"
@@ -50,7 +51,7 @@ void check_name(const std::string& name) {
 }
 
 /// A function's arguments are an object; without properties it takes none.
-std::string schema_of(const CallableFunction& function) {
+std::string schema_of(const CallableFunction& function, double* pattern_characters) {
   if (!function.strict) return R"({"type":"object","additionalProperties":true})";
   const std::string none = R"({"type":"object","additionalProperties":false})";
   if (function.parameters.empty()) return none;
@@ -60,7 +61,7 @@ std::string schema_of(const CallableFunction& function) {
     const bool more = says("additionalProperties") || says("patternProperties") || says("propertyNames");
     if (given.is_object() && (given.empty() || (!more && (!says("properties") || given["properties"].empty()) && says("type") && given["type"] == "object")))
       return none;
-    std::string schema = honoured_schema(function.parameters);
+    std::string schema = honoured_schema(function.parameters, pattern_characters);
     const OrderedJson read = parse_json<OrderedJson>(schema, "the schema");
     if (!read.contains("type") || read["type"] != "object") fail_user("it must be of the type \"object\"");
     return schema;
@@ -69,13 +70,17 @@ std::string schema_of(const CallableFunction& function) {
   }
 }
 
-OrderedJson arguments_of(const CallableFunction& function) {
-  return {{"type", "json_schema"}, {"json_schema", parse_json<OrderedJson>(schema_of(function), "the schema")}, {"max_whitespace_cnt", kCallBlanks}};
+/// `pattern_characters`: as honoured_schema() has it, of the functions before it.
+OrderedJson arguments_of(const CallableFunction& function, double* pattern_characters) {
+  return {{"type", "json_schema"},
+          {"json_schema", parse_json<OrderedJson>(schema_of(function, pattern_characters), "the schema")},
+          {"max_whitespace_cnt", kCallBlanks}};
 }
 
 /// {"name": ..., "arguments": {...}}
-std::vector<OrderedJson> object_call(const CallableFunction& function, const std::string& before, const char* arguments, const std::string& after) {
-  return {const_text(fmt::format(R"({}{{"name": "{}", "{}": )", before, function.name, arguments)), arguments_of(function), const_text("}" + after)};
+std::vector<OrderedJson> object_call(const std::string& function, const std::string& before, const char* member, OrderedJson arguments,
+                                     const std::string& after) {
+  return {const_text(fmt::format(R"({}{{"name": "{}", "{}": )", before, function, member)), std::move(arguments), const_text("}" + after)};
 }
 
 /// What stands before the calls, each of them, between two of them, and behind the last.
@@ -91,18 +96,20 @@ struct CallParts {
 
 CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
   CallParts parts;
+  double pattern_characters = 0;
   for (const CallableFunction& function : wanted.functions) {
     check_name(function.name);
+    const auto arguments = [&] { return arguments_of(function, &pattern_characters); };
     switch (wanted.form) {
       case CallForm::kNone: fail_user("cannot be honoured: how this model's chat template writes calls is not known");
       case CallForm::kHermes:
         parts.mark = "<tool_call>";
-        parts.calls.push_back(sequence_of(object_call(function, "\n", "arguments", "\n")));
+        parts.calls.push_back(sequence_of(object_call(function.name, "\n", "arguments", arguments(), "\n")));
         parts.end = "</tool_call>";
         parts.separator = const_text("\n");
         break;
       case CallForm::kLlama:
-        parts.calls.push_back(sequence_of(object_call(function, "", "parameters", "")));
+        parts.calls.push_back(sequence_of(object_call(function.name, "", "parameters", arguments(), "")));
         parts.several = false;  // its templates take no message with more
         break;
       case CallForm::kHarmony:
@@ -114,16 +121,15 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
                                                mark_of("<|end|>", tokenizer),
                                                mark_of("<|start|>", tokenizer),
                                                const_text("assistant")})}};
-        parts.calls.push_back(
-            sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "), mark_of("<|constrain|>", tokenizer),
-                         const_text("json"), mark_of("<|message|>", tokenizer), arguments_of(function)}));
+        parts.calls.push_back(sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "),
+                                           mark_of("<|constrain|>", tokenizer), const_text("json"), mark_of("<|message|>", tokenizer), arguments()}));
         parts.several = false;  // an answer ends with its call
         break;
       case CallForm::kMistral:
         parts.mark = "[TOOL_CALLS]";
         parts.marked_each = false;
         parts.open = const_text(" [");
-        parts.calls.push_back(sequence_of(object_call(function, "", "arguments", "")));
+        parts.calls.push_back(sequence_of(object_call(function.name, "", "arguments", arguments(), "")));
         parts.separator = const_text(", ");
         parts.end = "]";
         break;
@@ -134,7 +140,7 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
         parts.calls.push_back(sequence_of({const_text(R"({"tool_call_id": ")"),
                                            {{"type", "regex"}, {"pattern", kIndexPattern}},
                                            const_text(fmt::format(R"(", "tool_name": "{}", "parameters": )", function.name)),
-                                           arguments_of(function),
+                                           arguments(),
                                            const_text("}")}));
         parts.separator = const_text(",\n    ");
         parts.close = const_text("\n]");
@@ -149,7 +155,7 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
           call.push_back({{"type", "regex"}, {"pattern", kIdPattern}});
         }
         call.push_back(mark_of("[ARGS]", tokenizer));
-        call.push_back(arguments_of(function));
+        call.push_back(arguments());
         parts.calls.push_back(sequence_of(call));
         break;
       }

@@ -188,5 +188,22 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
   EXPECT_EQ(why({"f", R"({"type": "object", "properties": {}})", true}), "taken");
 }
 
+TEST(CallGrammar, PatternsOfAllFunctionsAreBoundedTogether) {
+  const auto functions = [](int count) {
+    WantedCalls wanted;
+    for (int i = 0; i < count; ++i)
+      wanted.functions.push_back({fmt::format("f{}", i), R"({"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{2000}$"}}})", true});
+    wanted.form = CallForm::kHermes;
+    return wanted;
+  };
+  EXPECT_NO_THROW(call_grammar(functions(4), nullptr));
+  try {
+    call_grammar(functions(5), nullptr);
+    ADD_FAILURE() << "taken";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("'f4'"), HasSubstr("properties/a"), HasSubstr("8192")));
+  }
+}
+
 }  // namespace
 }  // namespace flexgen::call_grammar_test

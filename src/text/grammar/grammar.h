@@ -61,8 +61,10 @@ class GrammarCompiler {
   /// `vocab_size`: V of the model, which may differ from the tokenizer's; `ends`: the tokens that end an answer, at least one; `cache_bytes`: for grammars that are kept.
   /// Throws Error{user}: why_no_grammars(). `tokenizer` is used here alone.
   static std::unique_ptr<GrammarCompiler> create(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends, int64_t cache_bytes);
-  /// At the start of an answer. Throws Error{user} as check_grammar() does.
+  /// At the start of an answer. Throws Error{user} as check_grammar() does. While one thread compiles, others go on; who asks for what is being compiled compiles it too.
   virtual std::unique_ptr<GrammarMatcher> start(const GrammarSpec& spec) = 0;
+  /// The same of a grammar that is kept, without compiling; null: it is not.
+  virtual std::unique_ptr<GrammarMatcher> start_kept(const GrammarSpec& spec) = 0;
 };
 
 /// Of whitespace between two tokens of JSON: answers come to an end.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -342,6 +343,54 @@ TEST_F(Grammars, RefuseCountsThatTakeTooLong) {
   EXPECT_THROW(check_grammar(grammar(128)), Error);
 }
 
+/// All texts of up to three of the letters 'a' to 'y' and a blank, the shortest first; then an end token.
+class Words : public Tokenizer {
+ public:
+  Words() {
+    words_.emplace_back();
+    for (size_t i = 0; words_.size() <= kWords; ++i)
+      for (const char c : std::string("abcdefghijklmnopqrstuvwxy ")) words_.push_back(words_[i] + c);
+    words_.erase(words_.begin());
+    words_.resize(kWords);
+  }
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    std::vector<int32_t> ids;
+    for (char c : text) ids.push_back(c - 'a');
+    return ids;
+  }
+  std::string decode(std::span<const int32_t>, bool) const override { return ""; }
+  std::string token_text(int32_t token) const override { return token_bytes(token); }
+  std::string token_bytes(int32_t token) const override { return static_cast<size_t>(token) < kWords ? words_[static_cast<size_t>(token)] : ""; }
+  bool is_byte_token(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return kWords + 1; }
+  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::optional<int32_t> eos() const override { return static_cast<int32_t>(kWords); }
+
+ private:
+  static constexpr size_t kWords = 26 + 26 * 26 + 26 * 26 * 26;
+  std::vector<std::string> words_;
+};
+
+/// Each letter may go on with a word, or begin another one, so there are 2^40 ways.
+TEST_F(Grammars, MasksOfPatternsThatReadATextInManyWaysAreFast) {
+  const Words words;
+  const std::string text(40, 'a');
+  const std::vector<int32_t> tokens = words.encode(text, false);
+  const auto of_words = GrammarCompiler::create(words, words.vocab_size(), {*words.eos()}, 1 << 20);
+  const auto start = std::chrono::steady_clock::now();
+  for (const char* pattern : {R"((\w+\s?)*x)", "((a|b|ab)+c?)*x", "(([a-z]+ ?)+,?)+x"}) {
+    const auto matcher = of_words->start({Kind::kRegex, pattern, {}});
+    for (const int32_t token : tokens) {
+      EXPECT_TRUE(may_come(matcher->mask(), token)) << pattern;
+      ASSERT_TRUE(matcher->accept(token)) << pattern;
+    }
+    EXPECT_FALSE(may_come(matcher->mask(), *words.eos())) << pattern;
+    ASSERT_TRUE(matcher->accept('x' - 'a')) << pattern;
+    EXPECT_TRUE(may_come(matcher->mask(), *words.eos())) << pattern;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+}
+
 TEST_F(Grammars, FollowASchema) {
   const GrammarSpec spec = schema(R"({"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", null]}}, "required": ["z", "a"]})");
   EXPECT_TRUE(takes(spec, R"({"z": 1, "a": "é"})"));
@@ -512,6 +561,33 @@ TEST(JsonSchema, WhatTakesTooLongToCompileIsRefused) {
     EXPECT_NO_THROW(honoured_schema(properties(60, anything) + count)) << count;
   }
   EXPECT_NO_THROW(honoured_schema(properties(100, anything) + R"(, "minProperties": 1})"));
+}
+
+TEST(JsonSchema, PatternsAreBoundedTogether) {
+  const auto schema_of = [](int count, const auto& text) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += fmt::format(R"({}"p{}": {})", i > 0 ? ", " : "", i, text(i));
+    return "{\"type\": \"object\", \"properties\": {" + all + "}}";
+  };
+  const auto counted = [](int i) { return fmt::format(R"({{"pattern": "^[a-z]{{{}}}$"}})", 2000 + i); };
+  const auto plain = [](int i) { return fmt::format(R"({{"pattern": "{}{}"}})", std::string(500, 'a'), i); };
+  const auto same = [](int i) { return fmt::format(R"({{"type": "string", "title": "{0}", "x-number": {0}, "pattern": "a{{8000}}"}})", i); };
+  const auto names = [](int i) { return fmt::format(R"({{"patternProperties": {{"a{{400}}": {{"const": {}}}}}}})", i); };
+  EXPECT_NO_THROW(honoured_schema(schema_of(4, counted)));
+  EXPECT_NO_THROW(honoured_schema(schema_of(16, plain)));
+  EXPECT_NO_THROW(honoured_schema(schema_of(100, same))) << "one pattern";
+  EXPECT_NO_THROW(honoured_schema(schema_of(20, names)));
+  for (const std::string& schema : {schema_of(5, counted), schema_of(17, plain), schema_of(21, names)}) EXPECT_THROW(honoured_schema(schema), Error);
+  try {
+    honoured_schema(schema_of(5, counted));
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("at properties/p4: 'pattern' and the patterns before it have more than 8192 characters"),
+                                             testing::HasSubstr("give several the same")));
+  }
+  double characters = 0;
+  EXPECT_NO_THROW(honoured_schema(schema_of(4, counted), &characters));
+  EXPECT_EQ(characters, 2000 + 2001 + 2002 + 2003);
+  EXPECT_THROW(honoured_schema(schema_of(1, counted), &characters), Error) << "together with the schemas before it";
 }
 
 TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {

@@ -40,7 +40,7 @@ constexpr double kMostBound = 1e15;  // doubles count to there, and xgrammar's d
 
 class SchemaReader {
  public:
-  explicit SchemaReader(const OrderedJson& given) : given_(given) {}
+  SchemaReader(const OrderedJson& given, double& pattern_characters) : given_(given), pattern_characters_(pattern_characters) {}
 
   /// Narrows `root`, a copy of what was given.
   void read(OrderedJson& root) {
@@ -352,28 +352,41 @@ class SchemaReader {
     if (from > to) refuse_keyword(place, least, fmt::format("is more than '{}'", most));
   }
 
-  /// The pattern as xgrammar is to read it.
-  static std::string visit_pattern(const OrderedJson& pattern, const char* name, const std::string& place) {
+  /// The pattern as xgrammar is to read it. `shared`: it is compiled once, however often it comes.
+  std::string visit_pattern(const OrderedJson& pattern, const char* name, const std::string& place, bool shared) {
     if (!pattern.is_string()) refuse_keyword(place, name, "must be a string");
     const auto& text = pattern.get_ref<const std::string&>();
     for (unsigned char c : text)
       if (c < 0x20 || c > 0x7e) refuse_keyword(place, name, "with other characters than printable ones of ASCII is not supported");
+    std::string plain;
+    double characters = 0;
     try {
-      return plain_pattern(text, PatternPlace::kJsonString);
+      plain = plain_pattern(text, PatternPlace::kJsonString, &characters);
     } catch (const Error& error) {
       refuse_keyword(place, name, fmt::format("cannot be followed: {}", error.what()));
     }
+    if (!shared || patterns_.insert(plain).second) pattern_characters_ += characters;
+    if (pattern_characters_ > static_cast<double>(kMaxPatternCharacters))
+      refuse_keyword(place, name,
+                     fmt::format("and the patterns before it have more than {} characters together, their repetitions written out: they take too long to "
+                                 "compile; shorten them, or give several the same",
+                                 kMaxPatternCharacters));
+    return plain;
   }
 
   void visit_string(OrderedJson& schema, const std::string& place) {
     visit_counts(schema, "minLength", "maxLength", place);
+    // xgrammar compiles such texts once if nothing else tells them apart.
+    if (schema.contains("pattern") || schema.contains("format"))
+      for (auto at = schema.begin(); at != schema.end();)
+        at = is_note(at.key()) && at.key() != "$defs" && at.key() != "definitions" ? schema.erase(at) : std::next(at);
     if (schema.contains("format") && visit_format(schema, place)) return;
     if (schema.contains("minLength") || schema.contains("maxLength")) {
       const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
       if (lengths_.emplace(least, most).second) length_states_ += std::min(most, kMaxUnrolled);
       if (length_states_ > kMaxLengthStates) fail(place, "strings have too many different bounds of their length; give several the same");
     }
-    if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place);
+    if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place, true);
   }
 
   /// Whether a pattern says all of it now.
@@ -447,7 +460,7 @@ class SchemaReader {
     }
     OrderedJson& patterns = schema["patternProperties"];
     if (!patterns.is_object() || patterns.size() != 1) refuse_keyword(place, "patternProperties", "of other than one pattern is not supported");
-    const std::string pattern = patterns.begin().key(), plain = visit_pattern(pattern, "patternProperties", place);
+    const std::string pattern = patterns.begin().key(), plain = visit_pattern(pattern, "patternProperties", place, false);
     OrderedJson value = std::move(patterns.begin().value());
     visit(value, place + "/patternProperties/" + pattern, depth + 1);
     patterns = {{plain, std::move(value)}};
@@ -459,6 +472,8 @@ class SchemaReader {
   std::vector<std::pair<std::string, std::string>> references_;
   std::map<std::string, std::string> chains_;
   std::set<std::pair<int64_t, int64_t>> lengths_;  ///< of strings, from and to
+  std::set<std::string> patterns_;                 ///< of strings
+  double& pattern_characters_;
   int64_t parts_ = 0, length_states_ = 0;
 };
 
@@ -505,14 +520,15 @@ void check_whole_numbers(std::string_view json) {
 
 }  // namespace
 
-std::string honoured_schema(std::string_view json) {
+std::string honoured_schema(std::string_view json, double* pattern_characters) {
   if (json.size() > kMaxSchemaBytes) fail_user("it is larger than {}", format_bytes(static_cast<int64_t>(kMaxSchemaBytes)));
   if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
   parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
   OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
   const OrderedJson given = schema;
-  SchemaReader(given).read(schema);
+  double characters = 0;
+  SchemaReader(given, pattern_characters ? *pattern_characters : characters).read(schema);
   // Notes may hold anything, and xgrammar reads some.
   return schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

@@ -88,6 +88,8 @@ class PatternReader {
     while (at_ < text_.size()) read_part();
     return std::move(out_);
   }
+  /// Characters, with repetitions written out, once all is read.
+  double size() const { return size_; }
 
  private:
   /// Whether the part before is a repetition: one that a '?' may follow still, or no more.
@@ -402,6 +404,11 @@ class PatternReader {
 
 }  // namespace
 
-std::string plain_pattern(std::string_view pattern, PatternPlace place) { return PatternReader(pattern, place).read(); }
+std::string plain_pattern(std::string_view pattern, PatternPlace place, double* characters) {
+  PatternReader reader(pattern, place);
+  std::string plain = reader.read();
+  if (characters) *characters = reader.size();
+  return plain;
+}
 
 }  // namespace flexgen

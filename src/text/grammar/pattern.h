@@ -19,6 +19,7 @@ inline constexpr int64_t kMostCounts = 8192, kMostCopies = 256;
 /// follow, and [\^a] is [^a]. Classes leave out surrogates, and in kJsonString '"', '\' and control characters. Groups, anchors and
 /// repetitions stay. Throws Error{user} that names the place for what it does not know, may mean several things, or asks for a character that cannot come; where counts are more than kMostCounts (the same
 /// repetition counts once; in kJsonString it is the characters that are written out, as they all become states); and where groups are nested more than 250 deep.
-std::string plain_pattern(std::string_view pattern, PatternPlace place);
+/// `characters`: how many it has with its repetitions written out; may be null.
+std::string plain_pattern(std::string_view pattern, PatternPlace place, double* characters = nullptr);
 
 }  // namespace flexgen

@@ -122,6 +122,17 @@ TEST(Patterns, OfDeepGroupsAreRefused) {
   EXPECT_EQ(in_answer("a)(b){2}"), "a)(b){2}") << "which xgrammar refuses";
 }
 
+TEST(Patterns, SayHowLongTheyAre) {
+  const auto size = [](const std::string& pattern) {
+    double characters = -1;
+    plain_pattern(pattern, PatternPlace::kJsonString, &characters);
+    return characters;
+  };
+  EXPECT_EQ(size(""), 0);
+  EXPECT_EQ(size("^ab+[c-e]\\d.$"), 5);
+  EXPECT_EQ(size("(?:(ab){10}c){300}|d{2,}"), 6302);
+}
+
 TEST(Patterns, ThatTakeTooLongToCompileAreRefused) {
   EXPECT_NO_THROW(in_answer(lengths(127))) << "8128 counts";
   EXPECT_THROW(in_answer(lengths(128)), Error);

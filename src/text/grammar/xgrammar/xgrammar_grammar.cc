@@ -45,12 +45,30 @@ xgrammar::Grammar structure_grammar(const std::string& format) {
   return std::get<xgrammar::Grammar>(made);
 }
 
+/// Short patterns as one automaton: of rules that call each other, as others become, it is kept in mind where each has begun, and a text that they can read in many ways ((\w+\s?)*x) takes
+/// a tenth of a second a token and more. An automaton has many states where there are counts: masks of .{1,256} take milliseconds.
+xgrammar::Grammar regex_grammar(const std::string& regex) {
+  constexpr double kMostOfAutomaton = 128;
+  double characters = 0;
+  const std::string plain = plain_pattern(regex, PatternPlace::kAnswer, &characters);
+  const xgrammar::Grammar rules = xgrammar::Grammar::FromRegex(plain);
+  if (characters > kMostOfAutomaton) return rules;
+  try {
+    const xgrammar::Grammar automaton = xgrammar::Grammar::FromEBNF("root ::= Regex(" + ebnf_text(plain) + ")");
+    // Whether it can be one is known once it is compiled; without tokens that is no work.
+    xgrammar::GrammarCompiler(xgrammar::TokenizerInfo(std::vector<std::string>()), 1, false).CompileGrammar(automaton);
+    return automaton;
+  } catch (const std::runtime_error&) {
+    return rules;
+  }
+}
+
 xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
   using Kind = GrammarSpec::Kind;
   switch (spec.kind) {
     case Kind::kJsonObject: return json_grammar(R"({"type":"object","additionalProperties":true})", spec.any_whitespace);
     case Kind::kJsonSchema: return json_grammar(spec.text, spec.any_whitespace);
-    case Kind::kRegex: return xgrammar::Grammar::FromRegex(plain_pattern(spec.text, PatternPlace::kAnswer));
+    case Kind::kRegex: return regex_grammar(spec.text);
     case Kind::kEbnf: check_ebnf(spec.text); return xgrammar::Grammar::FromEBNF(spec.text);
     case Kind::kStructure: return structure_grammar(spec.text);
     case Kind::kChoice: break;
@@ -181,27 +199,20 @@ class XgrammarCompiler : public GrammarCompiler {
         utf8_(std::make_shared<TokensOfUtf8>(tokens_.GetDecodedVocab())), compiler_(tokens_, 1, false) {}
 
   std::unique_ptr<GrammarMatcher> start(const GrammarSpec& spec) override {
-    std::lock_guard lock(mutex_);
-    auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.spec == spec; });
-    if (found == kept_.end()) {
-      try {
-        kept_.push_front({spec, compiler_.CompileGrammar(grammar_of(spec)), 0});
-      } catch (const std::runtime_error& error) {
-        if (dynamic_cast<const Error*>(&error)) throw;
-        fail_user("cannot be followed: {}", reason(error));
-      }
-      kept_.front().bytes = static_cast<int64_t>(kept_.front().grammar.MemorySizeBytes());
-      bytes_ += kept_.front().bytes;
-    } else {
-      kept_.splice(kept_.begin(), kept_, found);
-    }
-    while (bytes_ > cache_bytes_ && kept_.size() > 1) {
-      bytes_ -= kept_.back().bytes;
-      kept_.pop_back();
-    }
-    // Patterns of schemas have no such state: they are compiled in another way.
-    const bool tries_out = spec.kind == GrammarSpec::Kind::kRegex || spec.kind == GrammarSpec::Kind::kEbnf;
-    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_, tokens_, utf8_, tries_out);
+    if (std::unique_ptr<GrammarMatcher> kept = start_kept(spec)) return kept;
+    const xgrammar::CompiledGrammar grammar = compiled(spec);
+    keep(spec, grammar);
+    return matcher(spec, grammar);
+  }
+
+  std::unique_ptr<GrammarMatcher> start_kept(const GrammarSpec& spec) override {
+    std::unique_lock lock(mutex_);
+    const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.spec == spec; });
+    if (found == kept_.end()) return nullptr;
+    kept_.splice(kept_.begin(), kept_, found);
+    const xgrammar::CompiledGrammar grammar = found->grammar;
+    lock.unlock();
+    return matcher(spec, grammar);
   }
 
  private:
@@ -210,6 +221,32 @@ class XgrammarCompiler : public GrammarCompiler {
     xgrammar::CompiledGrammar grammar;
     int64_t bytes;
   };
+
+  /// Without the lock: it may take seconds.
+  xgrammar::CompiledGrammar compiled(const GrammarSpec& spec) {
+    try {
+      return compiler_.CompileGrammar(grammar_of(spec));
+    } catch (const std::runtime_error& error) {
+      if (dynamic_cast<const Error*>(&error)) throw;
+      fail_user("cannot be followed: {}", reason(error));
+    }
+  }
+
+  void keep(const GrammarSpec& spec, const xgrammar::CompiledGrammar& grammar) {
+    std::lock_guard lock(mutex_);
+    kept_.push_front({spec, grammar, static_cast<int64_t>(grammar.MemorySizeBytes())});
+    bytes_ += kept_.front().bytes;
+    while (bytes_ > cache_bytes_ && kept_.size() > 1) {
+      bytes_ -= kept_.back().bytes;
+      kept_.pop_back();
+    }
+  }
+
+  std::unique_ptr<GrammarMatcher> matcher(const GrammarSpec& spec, const xgrammar::CompiledGrammar& grammar) const {
+    // Patterns of schemas have no such state: they are compiled in another way.
+    const bool tries_out = spec.kind == GrammarSpec::Kind::kRegex || spec.kind == GrammarSpec::Kind::kEbnf;
+    return std::make_unique<XgrammarMatcher>(grammar, vocab_size_, tokens_, utf8_, tries_out);
+  }
 
   static xgrammar::TokenizerInfo token_info(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends) {
     std::vector<std::string> bytes;
@@ -224,9 +261,9 @@ class XgrammarCompiler : public GrammarCompiler {
   const int64_t vocab_size_, cache_bytes_;
   xgrammar::TokenizerInfo tokens_;
   std::shared_ptr<const TokensOfUtf8> utf8_;
-  std::mutex mutex_;
-  xgrammar::GrammarCompiler compiler_;
-  std::list<Kept> kept_;  ///< the newest first
+  xgrammar::GrammarCompiler compiler_;  // without a cache of its own it changes nothing of itself
+  std::mutex mutex_;                    ///< of what follows
+  std::list<Kept> kept_;                ///< the newest first
   int64_t bytes_ = 0;
 };
 
