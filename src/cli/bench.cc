@@ -284,7 +284,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   const int64_t promised = engine.memory().bytes(Tier::kCpu), peak = peak_rss_bytes();  // before the measurement below takes memory
   Bound bound;
   if (peaks) {
-    settle_disk_peaks(*peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5), options.disk_bytes_per_s);
+    settle_peaks(*peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5), options.disk_bytes_per_s);
     bound = bound_of(report, *peaks);
   }
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };

@@ -80,7 +80,7 @@ class EngineRunner : public BatchRunner {
   /// Lines on the efficiency of a run, if they were asked for.
   std::string efficiency_of(const RunReport& report) {
     if (!efficiency_) return "";
-    settle_disk_peaks(peaks_, report, measure_disk_read(engine_.model(), files_, kPeakTimeS, 0.5), static_cast<double>(flags_.disk_bytes_per_s));
+    settle_peaks(peaks_, report, measure_disk_read(engine_.model(), files_, kPeakTimeS, 0.5), static_cast<double>(flags_.disk_bytes_per_s));
     return bound_table(peaks_, bound_of(report, peaks_), report);
   }
 

@@ -302,6 +302,66 @@ TEST(OpenSource, AGrammarThatIsBeingCompiledHoldsUpNoOther) {
   EXPECT_EQ(answers.all.back().tokens.size(), 1u);
 }
 
+/// As a server's queue while a batch is lent to it: what is below kCalls is of the batch.
+class DoorOfBatch : public Door {
+ public:
+  static constexpr int64_t kCalls = 100;
+  std::optional<Request> next() override {
+    if (std::optional<Request> call = Door::next()) return call;
+    if (batch.empty()) return std::nullopt;
+    Request request = std::move(batch.front());
+    batch.pop_front();
+    return request;
+  }
+  std::optional<Request> next_before_others() override { return Door::next(); }
+  bool gives_way(int64_t key) const override { return key < kCalls; }
+  int64_t remaining() const override { return Door::remaining() + std::ssize(batch); }
+  std::deque<Request> batch;  ///< before and while the engine runs, its thread's alone
+};
+
+TEST(OpenSource, ABatchWhoseGrammarsAreCompiledGivesWayToCalls) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  EngineOptions options = options_of_test();
+  options.model_directory = process_folder() + "/open-source-giving-way";
+  ensure_dummy_checkpoint(options.model_directory, kConfig, DType::kBF16, 17, nullptr);
+  write_ascii_tokenizer(options.model_directory, 331, 5);
+  options.load_tokenizer = true;
+  options.policy.micro_batch_size = 1;
+  options.policy.num_micro_batches = 1;
+  constexpr int64_t kLines = 40;
+  std::vector<Request> requests(kLines + 1);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].key = static_cast<int64_t>(i);
+    requests[i].prompt = {7, 8, 9, static_cast<int32_t>(20 + i)};
+    requests[i].params.max_tokens = 2;
+    if (i < kLines) requests[i].params.grammar = slow_grammar();
+  }
+  requests.back().key = DoorOfBatch::kCalls;
+  Engine engine(options);
+  engine.prepare(workload_of(requests));
+  DoorOfBatch door;
+  door.batch.assign(requests.begin(), requests.end() - 1);
+  // A call that comes when the batch's first line is answered, and so its grammar compiled.
+  class Caller : public EndedAnswers {
+   public:
+    Caller(DoorOfBatch& door, const Request& call) : door_(door), call_(call) {}
+    void accept(Completion completion) override {
+      if (all.empty()) door_.put(call_);
+      EndedAnswers::accept(std::move(completion));
+      if (all.size() == kLines + 1) door_.close();
+    }
+
+   private:
+    DoorOfBatch& door_;
+    const Request& call_;
+  } answers(door, requests.back());
+  std::atomic<bool> stop{false};
+  engine.run(door, answers, stop);
+  ASSERT_EQ(answers.all.size(), requests.size());
+  const auto call = std::ranges::find(answers.all, DoorOfBatch::kCalls, &Completion::key);
+  EXPECT_LE(call - answers.all.begin(), 3) << "behind what was under way";
+}
+
 TEST(OpenSource, WhoIsGivenUpFreesItsSlotAndChangesNoOther) {
   std::mt19937 random(73);
   for (int round = 0; round < 12; ++round) {

@@ -76,9 +76,9 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
     EXPECT_EQ(simulated.work.weight_read_bytes, real.work.weight_read_bytes);
     double step_bytes = 0;
     for (int64_t layer = 0; layer < std::ssize(model->layers()); ++layer) step_bytes += static_cast<double>(model->weight_bytes(layer));
-    // A micro-batch without a sequence, or without a row that wants logits, reads less.
-    EXPECT_LE(real.work.weight_read_bytes, batches * static_cast<double>(real.work.steps) * step_bytes);
-    EXPECT_GT(real.work.weight_read_bytes, (batches == 1 ? 0.9 : 0.5) * batches * static_cast<double>(real.work.steps) * step_bytes);
+    // A step without a row that wants logits reads less.
+    EXPECT_LE(real.work.weight_read_bytes, static_cast<double>(real.work.steps) * step_bytes);
+    EXPECT_GT(real.work.weight_read_bytes, 0.7 * static_cast<double>(real.work.steps) * step_bytes);
     EXPECT_EQ(lane(simulated, LaneKind::kDiskWrite).stats.bytes, lane(real, LaneKind::kDiskWrite).stats.bytes);
     // Alignment of the tensors in the file differs: a sector at either end of a piece.
     const double sectors = 2.0 * kDirectAlignment * static_cast<double>(lane(real, LaneKind::kDiskRead).stats.operations) * 16;

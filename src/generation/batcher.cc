@@ -12,9 +12,9 @@
 namespace flexgen {
 namespace {
 
-/// Of an open source: a grammar that is compiled in this time holds nobody up, and so many that take longer are compiled beside what goes on.
+/// Of an open source: for so long a micro-batch's start waits for grammars, as most are compiled sooner; so many that take longer are compiled beside what goes on, of those that give way fewer.
 constexpr std::chrono::milliseconds kGrammarPatience{20}, kGrammarPoll{10};
-constexpr size_t kMostCompiling = 256;
+constexpr size_t kMostCompiling = 1024, kMostGivingWay = 16;
 
 std::vector<PrefixPages::OfWindow> windows_of(const CacheLayout& cache) {
   std::vector<PrefixPages::OfWindow> windows;
@@ -231,6 +231,7 @@ int64_t Batcher::pages_for(const Request& request) const {
 
 void Batcher::refill(MicroBatch& batch) {
   const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0) + std::ssize(compiling_);
+  patient_until_ = std::chrono::steady_clock::now() + kGrammarPatience;
   refill_slots(std::span(batch.slots), total, std::ssize(batches_), slot_limit_, [&](Slot& slot, int64_t) {
     if (!find_next()) return false;
     const int64_t pages = pages_for(waiting_->request);
@@ -239,8 +240,7 @@ void Batcher::refill(MicroBatch& batch) {
   });
 }
 
-std::optional<Batcher::Drawn> Batcher::draw() {
-  std::optional<Request> request = source_.next();
+std::optional<Batcher::Drawn> Batcher::drawn(std::optional<Request> request) {
   if (!request) return std::nullopt;
   Drawn drawn{std::move(*request), nullptr};
   const SamplingParams& params = drawn.request.params;
@@ -252,20 +252,29 @@ std::optional<Batcher::Drawn> Batcher::draw() {
   return drawn;
 }
 
+bool Batcher::take_compiled(bool giving_way) {
+  const auto ready = std::find_if(compiling_.begin(), compiling_.end(),
+                                  [&](const Drawn& each) { return source_.gives_way(each.request.key) == giving_way && each.follower->is_ready(); });
+  if (ready == compiling_.end()) return false;
+  waiting_ = std::move(*ready);
+  compiling_.erase(ready);
+  return true;
+}
+
 bool Batcher::find_next() {
   while (!waiting_) {
-    const auto ready = std::find_if(compiling_.begin(), compiling_.end(), [](const Drawn& drawn) { return drawn.follower->is_ready(); });
-    if (ready != compiling_.end()) {
-      waiting_ = std::move(*ready);
-      compiling_.erase(ready);
-      break;
-    }
-    std::optional<Drawn> drawn = compiling_.size() < kMostCompiling ? draw() : std::nullopt;
-    if (drawn) {
+    if (take_compiled(false)) break;
+    std::optional<Drawn> next;
+    if (compiling_.size() < kMostCompiling) next = drawn(source_.next_before_others());
+    if (!next && take_compiled(true)) break;
+    const auto num_giving_way = static_cast<size_t>(std::ranges::count_if(compiling_, [&](const Drawn& each) { return source_.gives_way(each.request.key); }));
+    if (!next && num_giving_way < kMostGivingWay && compiling_.size() < kMostCompiling) next = drawn(source_.next());
+    if (next) {
+      const auto patience =
+          std::max(std::chrono::milliseconds(0), std::chrono::duration_cast<std::chrono::milliseconds>(patient_until_ - std::chrono::steady_clock::now()));
       // A batch that is all there has no other callers to be kept waiting: there it is compiled while the prompt is computed.
-      const auto patience = compiling_.empty() ? kGrammarPatience : std::chrono::milliseconds(0);
-      if (!drawn->follower || !source_.is_open() || drawn->follower->is_ready(patience)) waiting_ = std::move(drawn);
-      else compiling_.push_back(std::move(*drawn));
+      if (!next->follower || !source_.is_open() || next->follower->is_ready(patience)) waiting_ = std::move(next);
+      else compiling_.push_back(std::move(*next));
     } else if (active_ > 0 || compiling_.empty() || !compiling_.front().follower->is_ready(kGrammarPoll)) {
       return false;  // where nothing is under way, after a short sleep: more may come, and the run may be stopped
     }

@@ -5,6 +5,7 @@
 // Host thread only; counters may be read from any thread.
 
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -34,6 +35,9 @@ class RequestSource {
   virtual ~RequestSource() = default;
   /// Nothing: there is none now, and unless it is_open() there will be none.
   virtual std::optional<Request> next() = 0;
+  /// As next(), but nothing that gives way: what comes for slots that no other request wants.
+  virtual std::optional<Request> next_before_others() { return next(); }
+  virtual bool gives_way(int64_t /*key*/) const { return false; }
   /// How many next() will still give; of an open source, how many it has now.
   virtual int64_t remaining() const = 0;
   /// Whether requests may come that are not there yet.
@@ -133,8 +137,10 @@ class Batcher : public StepSource {
   void drop_cancelled(MicroBatch& batch);
   /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
-  /// The source's next one.
-  std::optional<Drawn> draw();
+  /// One that the source gave, or nothing.
+  std::optional<Drawn> drawn(std::optional<Request> request);
+  /// Puts one whose grammar is compiled by now into waiting_, of those that give way or of the others; false if there is none.
+  bool take_compiled(bool giving_way);
   /// Puts the next one to start into waiting_; false if there is none now. One of an open source whose grammar takes a while to compile lets others go first.
   bool find_next();
   /// False, and nothing has changed, if there are too few pages.
@@ -159,7 +165,8 @@ class Batcher : public StepSource {
   int64_t num_started_ = 0;
   std::unique_ptr<GrammarMasks> masks_;  ///< from the first request with a grammar on
   std::optional<Drawn> waiting_;         ///< drawn from the source, but no pool had room yet
-  std::deque<Drawn> compiling_;          ///< drawn from an open source, but their grammars are not compiled yet
+  std::chrono::steady_clock::time_point patient_until_;
+  std::deque<Drawn> compiling_;  ///< drawn from an open source, but their grammars are not compiled yet
   int64_t active_ = 0;
   int64_t row_limit_, slot_limit_;
   TokenCounters counters_;

@@ -116,9 +116,13 @@ LanePeaks measure_peaks(Engine& engine, FileSystem& files, double disk_time_s, c
   return peaks;
 }
 
-void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed) {
+void settle_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed) {
   peaks.disk_read_bytes_per_s = std::max(peaks.disk_read_bytes_per_s, again);
   for (const LaneReport& lane : report.lanes) {
+    if (lane.kind == LaneKind::kCompute && lane.stats.busy_s > 0) {
+      double& peak = peaks.device ? peaks.device->memory_bytes_per_s : peaks.ram_read_bytes_per_s;
+      peak = std::max(peak, (report.work.weight_read_bytes + report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / lane.stats.busy_s);
+    }
     if (lane.stats.busy_s < 1) continue;
     double* peak = lane.kind == LaneKind::kDiskWrite ? &peaks.disk_write_bytes_per_s : reads_disk(lane.kind) ? &peaks.disk_read_bytes_per_s : nullptr;
     if (peak) *peak = std::max(*peak, static_cast<double>(lane.stats.bytes) / lane.stats.busy_s);

@@ -28,12 +28,13 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
 /// A disk's speed is not one number: host caches and other guests change it from one second to the next. The peak to judge a run by is the best
 /// speed seen: before the run, after it (`again`), or by the run's own lane while it was busy.
 /// A job that may have no more than `allowed` bytes/s (0: all) is judged by that.
-void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed);
+/// So is the memory's: products may read faster than what measures it, and a small layer lies in caches.
+void settle_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed);
 
 /// How long each of a machine's resources is busy with a job's work at its peak, in seconds: no run is faster than the busiest.
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;
-  double memory_s = 0;                     ///< of the tier that computes: each visit's weights once, keys and values
+  double memory_s = 0;                     ///< of the tier that computes: a layer's weights once for its visits in turn, keys and values
   double h2d_s = 0, d2h_s = 0, cpu_s = 0;  ///< with a GPU: the bus, and attention on the processor beside it
   double seconds() const { return std::max({compute_s, memory_s, disk_read_s, disk_write_s, h2d_s, d2h_s, cpu_s}); }
   std::string busiest() const;

@@ -594,7 +594,7 @@ int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
 int64_t Model::weight_bytes(int64_t layer) const {
   int64_t bytes = 0;
   for (const WeightUse& use : layers_[static_cast<size_t>(layer)].uses) {
-    if (use.lookup) continue;
+    if (use.lookup || use.role == Role::kPositions) continue;
     const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)];
     bytes += weight.stored_bytes() / weight.rows * use.rows;
   }

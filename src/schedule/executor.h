@@ -26,7 +26,7 @@ namespace flexgen {
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
   double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
-  double weight_read_bytes = 0;     ///< each visit's weights once, of experts those that were chosen, or as many as are expected to be
+  double weight_read_bytes = 0;     ///< a layer's weights once for all its visits in turn, of experts those that were chosen, or as many as are expected to be
   int64_t steps = 0, visits = 0, rows = 0;
 };
 
@@ -100,7 +100,8 @@ class Executor {
   RunAhead run_ahead_;
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   std::optional<Pending> pending_;
-  std::vector<double> weight_bytes_;  ///< a layer: Model::weight_bytes()
+  std::pair<int64_t, int64_t> read_{-1, -1};  ///< step and layer of the newest visit
+  std::vector<double> weight_bytes_;          ///< a layer: Model::weight_bytes()
   WorkDone work_done_;
 };
 

@@ -98,8 +98,7 @@ int64_t RequestQueue::num_waiting() const {
   return std::ssize(waiting_);
 }
 
-std::optional<Request> RequestQueue::next() {
-  std::unique_lock lock(mutex_);
+std::optional<Request> RequestQueue::next_of_calls(const std::unique_lock<std::mutex>& /*lock*/) {
   while (!waiting_.empty()) {
     Waiting first = std::move(waiting_.front());
     waiting_.pop_front();
@@ -111,6 +110,17 @@ std::optional<Request> RequestQueue::next() {
     ++running_;
     return std::move(first.request);
   }
+  return std::nullopt;
+}
+
+std::optional<Request> RequestQueue::next_before_others() {
+  const std::unique_lock lock(mutex_);
+  return next_of_calls(lock);
+}
+
+std::optional<Request> RequestQueue::next() {
+  std::unique_lock lock(mutex_);
+  if (std::optional<Request> of_call = next_of_calls(lock)) return of_call;
   if (!batch_ || batch_->ends() || abandoned_) return std::nullopt;
   Batch& batch = *batch_;
   ++batch.under_way;  // so that it stays while the lock is open

@@ -42,6 +42,8 @@ class RequestQueue : public RequestSource, public CompletionSink {
 
   // The engine's thread.
   std::optional<Request> next() override;
+  std::optional<Request> next_before_others() override;
+  bool gives_way(int64_t key) const override { return (key & kOfBatch) != 0; }
   int64_t remaining() const override;
   bool is_open() const override;
   void wait() override;
@@ -73,6 +75,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   };
   static constexpr int64_t kOfBatch = int64_t{1} << 62;  ///< marks the keys of a batch
 
+  std::optional<Request> next_of_calls(const std::unique_lock<std::mutex>& lock);
   void accept_of_batch(Completion completion);
   bool batch_has_work() const { return batch_ && !batch_->ends() && batch_->source->remaining() > 0; }
 

@@ -2,8 +2,8 @@
 // CublasProduct: matrix products by cuBLASLt, which is loaded when first needed, so that the program starts where it is not installed. One thread.
 //
 // One answer: of a product with a matrix of given rows and k, bias and accumulation the algorithm is chosen once and used for every number of rows, and for
-// pieces of the matrix as for the whole. It is the first of those that cuBLASLt's heuristic gives for a fixed number of rows, without splitting k, that is there for 1 to
-// 512 rows and all pieces, and that gives rows the same bits alone, a few together and hundreds together, with a piece and with half of it, which is tried on the
+// pieces of the matrix as for the whole. It is the first of those that cuBLASLt's heuristic gives for a fixed number of rows, without splitting k, that is there for
+// all numbers of rows and all pieces, and that gives rows the same bits alone, a few together and hundreds together, with a piece and with half of it, which is tried on the
 // device when a product is first met. Up to 4096 rows are tried; a product with more rows than the algorithm was right with is computed in parts of so many.
 
 #include <cuda_runtime.h>

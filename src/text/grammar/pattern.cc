@@ -195,7 +195,8 @@ class PatternReader {
     const std::string_view most = comma + 1 < inside.size() ? inside.substr(comma + 1) : inside.substr(0, comma);
     const int64_t count = most.size() > 6 ? 1000000 : std::stoll(std::string(most));
     if (repetitions_.insert(text_.substr(part_.begin, at_ - part_.begin)).second) counts_ += std::min(kMostCopies, count);
-    const double more = part_.size * static_cast<double>(std::max<int64_t>(0, count - 1));
+    const bool is_open = comma + 1 == inside.size();  // {n,}: n copies, and one that comes any number of times
+    const double more = part_.size * static_cast<double>(std::max<int64_t>(0, is_open ? count : count - 1));
     part_.size += more;
     size_ += more;
     if (counts_ > kMostCounts)
