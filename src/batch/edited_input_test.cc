@@ -45,6 +45,7 @@ class EditedInput : public testing::Test {
     FakeRunner runner;
     BatchFiles files{in_, out_, overwrite};
     files.error_output = errors_;
+    runner.not_finite = not_finite_;
     const BatchOutcome outcome = run_batch(files, model_, runner, kGoOn);
     served_.clear();
     for (const Request& request : runner.served) served_.push_back(kTokenizer.decode(request.prompt, true));
@@ -90,6 +91,7 @@ class EditedInput : public testing::Test {
 
   TemporaryDirectory directory_;
   std::string in_ = directory_.file("in.jsonl"), out_ = directory_.file("out.jsonl"), errors_;
+  std::function<bool(const Request&)> not_finite_;
   std::vector<std::string> lines_, served_;
   std::map<std::string, std::string> before_;
   BatchModel model_{{256, 1000, &kTokenizer}, "fake", "f00d", {{"backend", "fake"}}};
@@ -273,6 +275,30 @@ TEST_F(EditedInput, AKillLeavesNoErrorOfAnotherLine) {
   EXPECT_EQ(records().size(), 6u);
   EXPECT_THAT(told.str(), HasSubstr("the error output"));
   EXPECT_THAT(told.str(), testing::Not(HasSubstr("was changed since the job began"))) << "it was not";
+}
+
+/// As above, of a good line, whose name is its number.
+TEST_F(EditedInput, AKillLeavesNoErrorOfAGoodLineThatMoved) {
+  const std::string errors = directory_.file("errors.jsonl");
+  std::filesystem::remove(out_);
+  std::filesystem::remove(out_ + ".job");
+  lines_ = {line("a", "a"), R"({"method":"POST","url":"/v1/completions","body":{"prompt":"prompt x"}})"};
+  not_finite_ = [](const Request& request) { return kTokenizer.decode(request.prompt, true) == "prompt x"; };
+  errors_ = errors;
+  run();
+  ASSERT_THAT(records_in(errors), ElementsAre(testing::Key("line-2")));
+  lines_.insert(lines_.begin(), line("new", "n"));
+  errors_ = "";
+  run();
+  std::string answers;
+  for (const auto& [id, text] : records())
+    if (id != "line-3") answers += text + "\n";
+  write_text(out_, answers);
+  errors_ = errors;
+  EXPECT_NO_THROW(run());
+  EXPECT_THAT(records_in(errors), ElementsAre(testing::Key("line-3")));
+  EXPECT_EQ(Json::parse(records_in(errors)["line-3"])["error"]["line"], 3);
+  EXPECT_THAT(records(), ElementsAre(testing::Key("a"), testing::Key("new")));
 }
 
 }  // namespace

@@ -51,8 +51,8 @@ std::string what_changed(const JobIdentity& begun, const JobIdentity& now) {
     return fmt::format("another {} ({} instead of {})", other->name, other->one, other->other);
   const std::optional<OtherOption> other = other_arithmetic(begun, now);
   if (!other) return "";
-  return fmt::format("a {} that rounds otherwise ({}; this one: {}): a machine like that one goes on with it, with the same flexgen{}", other->name, other->one,
-                     other->other, how_to_round_as(other->one, other->other));
+  return fmt::format("a {} that rounds otherwise ({}; this one: {}): a machine like that one goes on with it, with the same flexgen{}{}", other->name,
+                     other->one, other->other, other->name == "GPU" ? " and cuBLASLt" : "", how_to_round_as(other->one, other->other));
 }
 
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.

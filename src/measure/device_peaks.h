@@ -14,7 +14,7 @@ struct DevicePeaks {
 };
 
 /// Takes a second or two, up to 128 MiB of RAM, and of the device's memory up to `room` beside what the kernels have: what a budget leaves to a plan. Large copies and products want
-/// about 450 MiB; with less room they are smaller.
+/// some hundreds of MiB; with less room they are smaller.
 DevicePeaks measure_device_peaks(Device& device, const Model& model, Kernels& kernels, int64_t room);
 
 }  // namespace flexgen
