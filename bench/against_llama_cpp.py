@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--ubatch", type=int, nargs="+", default=[2048])
     parser.add_argument("--flash-attention", nargs="+", default=["auto"])
     parser.add_argument("--flexgen-flags", default="", help="more flags of flexgen bench, as one text")
-    parser.add_argument("--llama-flags", default="", help="more flags of llama-batched-bench, as one text after a "=": --llama-flags=--no-repack where its AMX path ends with an illegal instruction (b11434, Q4_0)")
+    parser.add_argument("--llama-flags", default="", help="more flags of llama-batched-bench, as one text: --llama-flags=--no-repack where its AMX path ends with an illegal instruction (b11434, Q4_0)")
     parser.add_argument("--no-cap", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--memory-gib", type=int, default=6)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Rules that no compiler holds: a function has at most 100 lines, a constructor at most five parameters, and every type of a header has a sentence: directly before it, behind it on its line, or, where the file is
-about it, in the comment that the file opens with. And nlohmann's parser is called where somebody looks for NUL bytes, which it takes for the end of a text. KNOWN are those that were there before the rules; a number that has fallen is written down here.
+about it, in the comment that the file opens with. And nlohmann's parser is called where somebody looks for NUL bytes, which it takes for the end of a text. Python scripts are parsed, as no test starts those that measure. KNOWN are those that were there before the rules; a number that has fallen is written down here.
 
 Usage: source_rules.py SOURCE_DIR"""
 
@@ -94,17 +94,42 @@ def test_itself():
             sys.exit(f"source_rules.py: its own test fails: {text[:60]!r} gives {found}")
 
 
+def fault_of_script(path, text):
+    try:
+        compile(text, path, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return f"{path}:{error.lineno}: {error.msg}"
+    return None
+
+
+def scripts_in(root):
+    for folder in ("bench", "docs", "tests", "tools"):
+        for directory, _, names in os.walk(os.path.join(root, folder)):
+            for path in (os.path.join(directory, name) for name in sorted(names)):
+                with open(path, "rb") as file:
+                    if not path.endswith(".py") and not re.match(rb"#!.*python3?\s", file.readline()):
+                        continue
+                    file.seek(0)
+                    yield path, file.read().decode()
+
+
 def main():
     test_itself()
+    if not fault_of_script("one.py", "help='a'b'") or fault_of_script("one.py", "import os"):
+        sys.exit("source_rules.py: its own test of scripts fails")
     files, failures = 0, []
     for path, text in sources_in(os.path.join(sys.argv[1], "src")):
         files += 1
         failures += failures_in(path, text)
     if files < 300:
         sys.exit(f"source_rules.py: only {files} files in {sys.argv[1]}/src")
+    scripts = list(scripts_in(sys.argv[1]))
+    if len(scripts) < 20:
+        sys.exit(f"source_rules.py: only {len(scripts)} scripts in {sys.argv[1]}")
+    failures += filter(None, (fault_of_script(*script) for script in scripts))
     for failure in failures:
         print(failure)
-    print(f"source_rules: {files} files, {len(failures)} failures")
+    print(f"source_rules: {files} files, {len(scripts)} scripts, {len(failures)} failures")
     sys.exit(bool(failures))
 
 

@@ -14,7 +14,7 @@ namespace {
 
 /// Of an open source: for so long a micro-batch's start waits for grammars, as most are compiled sooner; so many that take longer are compiled beside what goes on, of those that give way fewer.
 constexpr std::chrono::milliseconds kGrammarPatience{20}, kGrammarPoll{10};
-constexpr size_t kMostCompiling = 1024, kMostGivingWay = 16;
+constexpr size_t kMostCompiling = 1024, kMostGivingWay = 256;
 
 std::vector<PrefixPages::OfWindow> windows_of(const CacheLayout& cache) {
   std::vector<PrefixPages::OfWindow> windows;

@@ -170,8 +170,11 @@ ComputeAmount Executor::amount_of(const VisitLease& lease) {
   work_done_.linear_flops += work.linear_flops;
   work_done_.attention_flops += work.attention_flops;
   work_done_.kv_read_bytes += work.kv_read_bytes;
-  if (std::pair(visit.step, visit.layer) != read_) work_done_.weight_read_bytes += read_share * weight_bytes_[static_cast<size_t>(visit.layer)];
+  // What one micro-batch has read may be in a cache for the next.
+  if (std::pair(visit.step, visit.layer) != read_) share_read_ = 0;
   read_ = {visit.step, visit.layer};
+  work_done_.weight_read_bytes += std::max(0.0, read_share - share_read_) * weight_bytes_[static_cast<size_t>(visit.layer)];
+  share_read_ = std::max(share_read_, read_share);
   if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += work.kv_read_bytes;
   ++work_done_.visits;
   if (visit.layer == 0) work_done_.rows += plan.num_rows();

@@ -26,7 +26,8 @@ namespace flexgen {
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
   double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
-  double weight_read_bytes = 0;     ///< a layer's weights once for all its visits in turn, of experts those that were chosen, or as many as are expected to be
+  double weight_read_bytes =
+      0;  ///< a layer's weights once for all its visits in turn, of experts as many as the micro-batch that chose the most, or is expected to
   int64_t steps = 0, visits = 0, rows = 0;
 };
 
@@ -101,6 +102,7 @@ class Executor {
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   std::optional<Pending> pending_;
   std::pair<int64_t, int64_t> read_{-1, -1};  ///< step and layer of the newest visit
+  double share_read_ = 0;                     ///< of that layer's weights
   std::vector<double> weight_bytes_;          ///< a layer: Model::weight_bytes()
   WorkDone work_done_;
 };
