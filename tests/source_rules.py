@@ -104,13 +104,8 @@ def fault_of_script(path, text):
 
 def scripts_in(root):
     for folder in ("bench", "docs", "tests", "tools"):
-        for directory, _, names in os.walk(os.path.join(root, folder)):
-            for path in (os.path.join(directory, name) for name in sorted(names)):
-                with open(path, "rb") as file:
-                    if not path.endswith(".py") and not re.match(rb"#!.*python3?\s", file.readline()):
-                        continue
-                    file.seek(0)
-                    yield path, file.read().decode()
+        for path, text in sources_in(os.path.join(root, folder), r"\.py$|^gpu_check$"):
+            yield os.path.join(folder, path), text
 
 
 def main():

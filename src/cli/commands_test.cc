@@ -581,6 +581,22 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   EXPECT_EQ(bound.busiest(), "h2d");
 }
 
+TEST(LanePeaks, AreTheBestThatIsSeen) {
+  RunReport report;
+  report.lanes = {{LaneKind::kCompute, {10, 0, 1}}, {LaneKind::kDiskRead, {5, 15e9, 1}}};
+  report.work.weight_read_bytes = 250e9;
+  report.work.kv_read_bytes = 90e9;
+  report.work.beside_kv_read_bytes = 40e9;
+  LanePeaks peaks{1e12, 20e9, 2e9, 1e9};
+  settle_peaks(peaks, report, 1e9, 0);
+  EXPECT_DOUBLE_EQ(peaks.ram_read_bytes_per_s, 30e9) << "by the run's products";
+  EXPECT_DOUBLE_EQ(peaks.disk_read_bytes_per_s, 3e9) << "by the run's lane";
+  peaks.ram_read_bytes_per_s = 40e9;
+  settle_peaks(peaks, report, 1e9, 2.5e9);
+  EXPECT_DOUBLE_EQ(peaks.ram_read_bytes_per_s, 40e9);
+  EXPECT_DOUBLE_EQ(peaks.disk_read_bytes_per_s, 2.5e9) << "as much as is allowed";
+}
+
 TEST(PredictionTable, SaysForHowManyTokensItWas) {
   Prediction predicted;
   predicted.time_s = 60;

@@ -260,13 +260,18 @@ std::shared_ptr<const GrammarSpec> slow_grammar() {
   return std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kEbnf, text, {}, true});
 }
 
-TEST(OpenSource, AGrammarThatIsBeingCompiledHoldsUpNoOther) {
-  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+EngineOptions options_with_grammars() {
   EngineOptions options = options_of_test();
   options.model_directory = process_folder() + "/open-source-grammars";
   ensure_dummy_checkpoint(options.model_directory, kConfig, DType::kBF16, 17, nullptr);
   write_ascii_tokenizer(options.model_directory, 331, 5);
   options.load_tokenizer = true;
+  return options;
+}
+
+TEST(OpenSource, AGrammarThatIsBeingCompiledHoldsUpNoOther) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  EngineOptions options = options_with_grammars();
   std::vector<Request> requests(4);
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].key = static_cast<int64_t>(i);
@@ -321,11 +326,7 @@ class DoorOfBatch : public Door {
 
 TEST(OpenSource, ABatchWhoseGrammarsAreCompiledGivesWayToCalls) {
   if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
-  EngineOptions options = options_of_test();
-  options.model_directory = process_folder() + "/open-source-giving-way";
-  ensure_dummy_checkpoint(options.model_directory, kConfig, DType::kBF16, 17, nullptr);
-  write_ascii_tokenizer(options.model_directory, 331, 5);
-  options.load_tokenizer = true;
+  EngineOptions options = options_with_grammars();
   options.policy.micro_batch_size = 1;
   options.policy.num_micro_batches = 1;
   constexpr int64_t kLines = 40;

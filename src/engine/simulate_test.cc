@@ -75,7 +75,7 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
     EXPECT_EQ(simulated.work.kv_read_bytes, real.work.kv_read_bytes);
     EXPECT_EQ(simulated.work.weight_read_bytes, real.work.weight_read_bytes);
     double step_bytes = 0;
-    for (int64_t layer = 0; layer < std::ssize(model->layers()); ++layer) step_bytes += static_cast<double>(model->weight_bytes(layer));
+    for (int64_t layer = 0; layer < std::ssize(model->layers()); ++layer) step_bytes += model->weight_bytes(layer);
     // A step without a row that wants logits reads less.
     EXPECT_LE(real.work.weight_read_bytes, static_cast<double>(real.work.steps) * step_bytes);
     EXPECT_GT(real.work.weight_read_bytes, 0.7 * static_cast<double>(real.work.steps) * step_bytes);

@@ -120,8 +120,8 @@ void settle_peaks(LanePeaks& peaks, const RunReport& report, double again, doubl
   peaks.disk_read_bytes_per_s = std::max(peaks.disk_read_bytes_per_s, again);
   for (const LaneReport& lane : report.lanes) {
     if (lane.kind == LaneKind::kCompute && lane.stats.busy_s > 0) {
-      double& peak = peaks.device ? peaks.device->memory_bytes_per_s : peaks.ram_read_bytes_per_s;
-      peak = std::max(peak, (report.work.weight_read_bytes + report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / lane.stats.busy_s);
+      double& peak = peaks.memory_bytes_per_s();
+      peak = std::max(peak, (report.work.weight_read_bytes + report.work.own_kv_read_bytes()) / lane.stats.busy_s);
     }
     if (lane.stats.busy_s < 1) continue;
     double* peak = lane.kind == LaneKind::kDiskWrite ? &peaks.disk_write_bytes_per_s : reads_disk(lane.kind) ? &peaks.disk_read_bytes_per_s : nullptr;
@@ -141,11 +141,10 @@ std::string Bound::busiest() const {
 
 Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
   Bound bound;
-  const double matmul = peaks.device ? peaks.device->matmul_flops_per_s : peaks.matmul_flops_per_s;
-  const double memory = peaks.device ? peaks.device->memory_bytes_per_s : peaks.ram_read_bytes_per_s;
+  const double memory = peaks.memory_bytes_per_s();
   bound.cpu_s = report.work.beside_kv_read_bytes / peaks.ram_read_bytes_per_s;
-  const double kv_s = (report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / memory;
-  bound.compute_s = report.work.linear_flops / matmul + kv_s;
+  const double kv_s = report.work.own_kv_read_bytes() / memory;
+  bound.compute_s = report.work.linear_flops / peaks.compute_flops_per_s() + kv_s;
   bound.memory_s = report.work.weight_read_bytes / memory + kv_s;
   for (const LaneReport& lane : report.lanes) {
     if (peaks.device && (lane.kind == LaneKind::kH2d || lane.kind == LaneKind::kH2dSmall)) bound.h2d_s += lane.stats.bytes / peaks.device->h2d_bytes_per_s;
@@ -157,9 +156,9 @@ Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
 }
 
 std::string bound_table(const LanePeaks& peaks, const Bound& bound, const RunReport& report) {
-  const double matmul = peaks.device ? peaks.device->matmul_flops_per_s : peaks.matmul_flops_per_s;
-  std::string text = fmt::format("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n", matmul / 1e9,
-                                 peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9, peaks.disk_write_bytes_per_s / 1e9);
+  std::string text =
+      fmt::format("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n",
+                  peaks.compute_flops_per_s() / 1e9, peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9, peaks.disk_write_bytes_per_s / 1e9);
   std::string device_part;
   if (peaks.device) {
     text += fmt::format("of the GPU: memory {:.1f} GB/s, h2d {:.2f} GB/s, d2h {:.2f} GB/s\n", peaks.device->memory_bytes_per_s / 1e9,

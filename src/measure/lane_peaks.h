@@ -15,6 +15,11 @@ struct LanePeaks {
   double disk_read_bytes_per_s = 0;                  ///< the checkpoint's own files through the disk read lane
   double disk_write_bytes_per_s = 0;                 ///< 0 if not measured
   std::optional<DevicePeaks> device = std::nullopt;  ///< where a GPU computes; matmul_flops_per_s is not measured then
+
+  // Of the tier that computes.
+  double compute_flops_per_s() const { return device ? device->matmul_flops_per_s : matmul_flops_per_s; }
+  double& memory_bytes_per_s() { return device ? device->memory_bytes_per_s : ram_read_bytes_per_s; }
+  double memory_bytes_per_s() const { return device ? device->memory_bytes_per_s : ram_read_bytes_per_s; }
 };
 
 /// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
@@ -27,8 +32,8 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
 
 /// A disk's speed is not one number: host caches and other guests change it from one second to the next. The peak to judge a run by is the best
 /// speed seen: before the run, after it (`again`), or by the run's own lane while it was busy.
-/// A job that may have no more than `allowed` bytes/s (0: all) is judged by that.
-/// So is the memory's: products may read faster than what measures it, and a small layer lies in caches.
+/// A job that may have no more than `allowed` bytes/s (0: all) of a disk is judged by that. A memory's peak too is the best seen, before the run or by its products: these may read faster
+/// than what measures it, and a small layer lies in caches.
 void settle_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed);
 
 /// How long each of a machine's resources is busy with a job's work at its peak, in seconds: no run is faster than the busiest.

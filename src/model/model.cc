@@ -591,12 +591,12 @@ int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
   return std::max({embed.used(), block.used(), experts.used(), head.used()});
 }
 
-int64_t Model::weight_bytes(int64_t layer) const {
-  int64_t bytes = 0;
+double Model::weight_bytes(int64_t layer) const {
+  double bytes = 0;
   for (const WeightUse& use : layers_[static_cast<size_t>(layer)].uses) {
     if (use.lookup || use.role == Role::kPositions) continue;
     const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)];
-    bytes += weight.stored_bytes() / weight.rows * use.rows;
+    bytes += static_cast<double>(use.rows) * static_cast<double>(weight.stored_bytes()) / static_cast<double>(weight.rows);
   }
   return bytes;
 }

@@ -148,7 +148,7 @@ class Model {
   /// kernels whose act_dtype() takes 4 bytes, enough for those with 2.
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
   /// Of the weights that a visit to the layer reads, rows that are looked up aside; of experts those of all.
-  int64_t weight_bytes(int64_t layer) const;
+  double weight_bytes(int64_t layer) const;
   VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows, DType kv_dtype) const;
   /// The mean over the blocks, which may keep something else each.
   VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;

@@ -16,12 +16,9 @@ std::vector<int64_t> split_blocks(const Model& model, std::span<const StageResou
     fail_user("{} pipeline stages for a model of {} blocks: each needs one at least; start fewer, or make replicas with --pipeline-stages", count, num_blocks);
   // Bytes and products of a block, and of what comes before the first and after the last.
   double block_bytes = 0, block_flops = 0, head_bytes = 0, head_flops = 0;
-  for (const LayerSpec& layer : model.layers()) {
-    double bytes = 0;
-    for (const WeightUse& use : layer.uses) {
-      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
-      if (!use.lookup) bytes += static_cast<double>(use.rows) * static_cast<double>(weight.stored_bytes()) / static_cast<double>(weight.rows);
-    }
+  for (int64_t i = 0; i < std::ssize(model.layers()); ++i) {
+    const LayerSpec& layer = model.layers()[static_cast<size_t>(i)];
+    const double bytes = model.weight_bytes(i);
     if (layer.kind != LayerKind::kEmbed && layer.kind != LayerKind::kHead)
       block_bytes += bytes / static_cast<double>(num_blocks), block_flops += layer.linear_flops_per_row / static_cast<double>(num_blocks);
     if (layer.kind == LayerKind::kHead) head_bytes += bytes, head_flops += layer.linear_flops_per_row;

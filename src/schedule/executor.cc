@@ -13,7 +13,7 @@ Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, L
     : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), stores_(stores), scratch_(scratch), cpu_kernels_(cpu_kernels),
       schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups), choices_(model, policy.num_micro_batches),
       plans_(static_cast<size_t>(policy.num_micro_batches)), ahead_{plans_, schedule_.num_layers(), [this](const Visit& next) { return takes_place(next); }} {
-  for (int64_t layer = 0; layer < schedule_.num_layers(); ++layer) weight_bytes_.push_back(static_cast<double>(model.weight_bytes(layer)));
+  for (int64_t layer = 0; layer < schedule_.num_layers(); ++layer) weight_bytes_.push_back(model.weight_bytes(layer));
 }
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {

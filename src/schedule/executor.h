@@ -29,6 +29,8 @@ struct WorkDone {
   double weight_read_bytes =
       0;  ///< a layer's weights once for all its visits in turn, of experts as many as the micro-batch that chose the most, or is expected to
   int64_t steps = 0, visits = 0, rows = 0;
+
+  double own_kv_read_bytes() const { return kv_read_bytes - beside_kv_read_bytes; }  ///< by the tier that computes
 };
 
 class Executor {
