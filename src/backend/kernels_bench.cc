@@ -12,6 +12,10 @@
 #include <dnnl.hpp>
 #include <vector>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include "backend/cpu/amx_peak_inl.h"
+#include "backend/cpu/amx_product.h"
+#endif
 #include "backend/cpu/memory_read.h"
 #include "backend/kernels.h"
 #include "base/cores.h"
@@ -253,6 +257,23 @@ void bench_memory_read(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(sum_of_words(team, memory.data(), kGiB));
   state.counters["GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(kGiB) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
+
+#if defined(__x86_64__) && defined(__linux__)
+/// Argument: whether operands are loaded from the nearest cache. Every core multiplies: what products of bf16 by AMX can hope for. Where a core's other hardware thread is busy, loads and products
+/// take turns, and this is a quarter of what it is on a quiet machine.
+void bench_tile_products(benchmark::State& state) {
+  if (!amx_product::is_supported()) return state.SkipWithError("needs AMX");
+  constexpr int64_t kRepeats = 4096;
+  WorkerTeam team(usable_cores());
+  const ArenaBytes memory(team.size() * amx_product::kPeakBytes);
+  for (auto _ : state)
+    team.run(team.size(), team.size(),
+             [&](int64_t unit, int) { amx_product::repeat_products(memory.data() + unit * amx_product::kPeakBytes, kRepeats, state.range(0) == 1); });
+  const double flops = amx_product::kFlopsOfStep * static_cast<double>(kRepeats * amx_product::kPeakSteps * team.size());
+  state.counters["GFLOP/s"] = benchmark::Counter(1e-9 * flops * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+BENCHMARK(bench_tile_products)->ArgName("loads")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
+#endif
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"N", "K", "T"})->Unit(benchmark::kMillisecond)->UseRealTime();
