@@ -8,7 +8,7 @@ version=0.2.8
 hash=8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80
 folder=$1
 work=$folder.part
-stamp="$version $hash 6"  # the number at the end: how it is compiled
+stamp="$version $hash 7"  # the number at the end: how it is compiled
 [ "$(cat "$folder/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 without() {
@@ -45,7 +45,8 @@ fi
 archive=$work/xgrammar-$version.tar.gz
 echo "$hash  $archive" | sha256sum --check --quiet || { echo "install_xgrammar.sh: $archive is not the archive that flexgen was tested with" >&2; exit 1; }
 tar -xzf "$archive" -C "$work"
-# Patterns with optional parts or {n,}, texts of a bounded length, and what comes before a class with characters beyond ASCII let through what does not match or is no JSON; decimals of enum and const had 17 digits.
+# Patterns with optional parts or {n,}, texts of a bounded length, and what comes before a class with characters beyond ASCII let through what does not match or is no JSON; decimals of enum and const had 17 digits;
+# ranges that differ in their bounds alone were written out one by one, and patterns of schemas with large ones to see whether they can be read.
 patch --quiet --directory "$work/xgrammar-$version" --strip 1 <"$(dirname "$0")/xgrammar.patch"
 
 # As two files instead of 28: most of the time went into the same headers. minimax_m3.cc stands apart, as it names a constant as another file does.

@@ -307,6 +307,41 @@ TEST(OpenSource, AGrammarThatIsBeingCompiledHoldsUpNoOther) {
   EXPECT_EQ(answers.all.back().tokens.size(), 1u);
 }
 
+TEST(OpenSource, AThousandThatWaitForAGrammarHoldUpNoOther) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  EngineOptions options = options_with_grammars();
+  constexpr size_t kWaiting = 1100;
+  std::vector<Request> requests(kWaiting + 1);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].key = static_cast<int64_t>(i);
+    requests[i].prompt = {7, 8, 9};
+    requests[i].params.max_tokens = 1;
+    if (i < kWaiting) requests[i].params.grammar = slow_grammar();
+  }
+  Engine engine(options);
+  engine.prepare(workload_of(requests));
+  Door door;
+  for (const Request& request : requests) door.put(request);
+  // Nobody waits for any once one is answered.
+  class FirstAnswer : public CompletionSink {
+   public:
+    explicit FirstAnswer(Door& door) : door_(door) {}
+    void accept(Completion completion) override {
+      if (completion.reason == FinishReason::kCancelled || first >= 0) return;
+      first = completion.key;
+      for (size_t i = 0; i < kWaiting; ++i) door_.cancel(static_cast<int64_t>(i));
+      door_.close();
+    }
+    int64_t first = -1;
+
+   private:
+    Door& door_;
+  } answers(door);
+  std::atomic<bool> stop{false};
+  engine.run(door, answers, stop);
+  EXPECT_EQ(answers.first, static_cast<int64_t>(kWaiting));
+}
+
 /// As a server's queue while a batch is lent to it: what is below kCalls is of the batch.
 class DoorOfBatch : public Door {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "base/error.h"
@@ -12,9 +13,10 @@
 namespace flexgen {
 namespace {
 
-/// Of an open source: for so long a micro-batch's start waits for grammars, as most are compiled sooner; so many that take longer are compiled beside what goes on, of those that give way fewer.
+/// Of an open source: for so long a micro-batch's start waits for grammars, as most are compiled sooner.
 constexpr std::chrono::milliseconds kGrammarPatience{20}, kGrammarPoll{10};
-constexpr size_t kMostCompiling = 1024, kMostGivingWay = 256;
+/// Of those that give way, so many wait for their grammars beside what goes on; of others as many as the source gives, or they would hold up those behind them that need not wait.
+constexpr int64_t kMostGivingWay = 256;
 
 std::vector<PrefixPages::OfWindow> windows_of(const CacheLayout& cache) {
   std::vector<PrefixPages::OfWindow> windows;
@@ -57,7 +59,7 @@ std::optional<double> Batcher::answer_share() const {
 }
 
 bool Batcher::idle() const {
-  if (active_ > 0 || waiting_ || !compiling_.empty() || source_.remaining() > 0) return false;
+  if (active_ > 0 || waiting_ || aside_.size() + aside_giving_way_.size() > 0 || source_.remaining() > 0) return false;
   return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
 }
 
@@ -212,7 +214,8 @@ void Batcher::drop_cancelled_drawn() {
     return true;
   };
   if (waiting_ && cancelled(*waiting_)) waiting_.reset();
-  std::erase_if(compiling_, cancelled);
+  for (Aside* aside : {&aside_, &aside_giving_way_})
+    for (std::deque<Drawn>* all : {&aside->compiled, &aside->compiling}) std::erase_if(*all, cancelled);
   for (const int64_t key : keys) sink_.accept({.key = key, .reason = FinishReason::kCancelled});
 }
 
@@ -230,7 +233,8 @@ int64_t Batcher::pages_for(const Request& request) const {
 }
 
 void Batcher::refill(MicroBatch& batch) {
-  const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0) + std::ssize(compiling_);
+  const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0) + aside_.size() + aside_giving_way_.size();
+  look_aside();
   patient_until_ = std::chrono::steady_clock::now() + kGrammarPatience;
   refill_slots(std::span(batch.slots), total, std::ssize(batches_), slot_limit_, [&](Slot& slot, int64_t) {
     if (!find_next()) return false;
@@ -252,32 +256,39 @@ std::optional<Batcher::Drawn> Batcher::drawn(std::optional<Request> request) {
   return drawn;
 }
 
-bool Batcher::take_compiled(bool giving_way) {
-  const auto ready = std::find_if(compiling_.begin(), compiling_.end(),
-                                  [&](const Drawn& each) { return source_.gives_way(each.request.key) == giving_way && each.follower->is_ready(); });
-  if (ready == compiling_.end()) return false;
-  waiting_ = std::move(*ready);
-  compiling_.erase(ready);
+void Batcher::look_aside() {
+  for (Aside* aside : {&aside_, &aside_giving_way_}) {
+    const auto ready = std::stable_partition(aside->compiling.begin(), aside->compiling.end(), [](const Drawn& each) { return !each.follower->is_ready(); });
+    std::move(ready, aside->compiling.end(), std::back_inserter(aside->compiled));
+    aside->compiling.erase(ready, aside->compiling.end());
+  }
+}
+
+bool Batcher::take_compiled(Aside& aside) {
+  if (aside.compiled.empty()) return false;
+  waiting_ = std::move(aside.compiled.front());
+  aside.compiled.pop_front();
   return true;
 }
 
 bool Batcher::find_next() {
   while (!waiting_) {
-    if (take_compiled(false)) break;
-    std::optional<Drawn> next;
-    if (compiling_.size() < kMostCompiling) next = drawn(source_.next_before_others());
-    if (!next && take_compiled(true)) break;
-    const auto num_giving_way = static_cast<size_t>(std::ranges::count_if(compiling_, [&](const Drawn& each) { return source_.gives_way(each.request.key); }));
-    if (!next && num_giving_way < kMostGivingWay && compiling_.size() < kMostCompiling) next = drawn(source_.next());
+    if (take_compiled(aside_)) break;
+    std::optional<Drawn> next = drawn(source_.next_before_others());
+    if (!next && take_compiled(aside_giving_way_)) break;
+    if (!next && aside_giving_way_.size() < kMostGivingWay) next = drawn(source_.next());
     if (next) {
       const auto patience =
           std::max(std::chrono::milliseconds(0), std::chrono::duration_cast<std::chrono::milliseconds>(patient_until_ - std::chrono::steady_clock::now()));
       // A batch that is all there has no other callers to be kept waiting: there it is compiled while the prompt is computed.
       if (!next->follower || !source_.is_open() || next->follower->is_ready(patience)) waiting_ = std::move(next);
-      else compiling_.push_back(std::move(*next));
-    } else if (active_ > 0 || compiling_.empty() || !compiling_.front().follower->is_ready(kGrammarPoll)) {
-      return false;  // where nothing is under way, after a short sleep: more may come, and the run may be stopped
+      else (source_.gives_way(next->request.key) ? aside_giving_way_ : aside_).compiling.push_back(std::move(*next));
+      continue;
     }
+    // Where nothing is under way, after a short sleep: more may come, and the run may be stopped.
+    const Aside& waited_for = aside_.compiling.empty() ? aside_giving_way_ : aside_;
+    if (active_ > 0 || waited_for.compiling.empty() || !waited_for.compiling.front().follower->is_ready(kGrammarPoll)) return false;
+    look_aside();
   }
   return true;
 }
@@ -338,6 +349,7 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.request = std::move(waiting_->request);
   slot.follower = std::move(waiting_->follower);
   waiting_.reset();
+  source_.began(slot.request.key);
   slot.active = true;
   ++active_;
   slot.number = num_started_++;

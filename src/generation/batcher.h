@@ -38,6 +38,8 @@ class RequestSource {
   /// As next(), but nothing that gives way: what comes for slots that no other request wants.
   virtual std::optional<Request> next_before_others() { return next(); }
   virtual bool gives_way(int64_t /*key*/) const { return false; }
+  /// A request that it gave has a slot now.
+  virtual void began(int64_t /*key*/) {}
   /// How many next() will still give; of an open source, how many it has now.
   virtual int64_t remaining() const = 0;
   /// Whether requests may come that are not there yet.
@@ -115,6 +117,11 @@ class Batcher : public StepSource {
     Request request;
     std::shared_ptr<GrammarMasks::Follower> follower;  ///< null without a grammar
   };
+  /// Drawn from an open source before their grammars were compiled.
+  struct Aside {
+    std::deque<Drawn> compiling, compiled;  ///< as look_aside() has found them
+    int64_t size() const { return std::ssize(compiling) + std::ssize(compiled); }
+  };
   struct MicroBatch {
     std::vector<Slot> slots;
     std::vector<PagePool> pools;  ///< a state
@@ -139,8 +146,10 @@ class Batcher : public StepSource {
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
   /// One that the source gave, or nothing.
   std::optional<Drawn> drawn(std::optional<Request> request);
-  /// Puts one whose grammar is compiled by now into waiting_, of those that give way or of the others; false if there is none.
-  bool take_compiled(bool giving_way);
+  /// Of those aside, looks whose grammars are compiled by now.
+  void look_aside();
+  /// Puts one whose grammar is compiled into waiting_; false if there is none.
+  bool take_compiled(Aside& aside);
   /// Puts the next one to start into waiting_; false if there is none now. One of an open source whose grammar takes a while to compile lets others go first.
   bool find_next();
   /// False, and nothing has changed, if there are too few pages.
@@ -166,7 +175,7 @@ class Batcher : public StepSource {
   std::unique_ptr<GrammarMasks> masks_;  ///< from the first request with a grammar on
   std::optional<Drawn> waiting_;         ///< drawn from the source, but no pool had room yet
   std::chrono::steady_clock::time_point patient_until_;
-  std::deque<Drawn> compiling_;  ///< drawn from an open source, but their grammars are not compiled yet
+  Aside aside_, aside_giving_way_;
   int64_t active_ = 0;
   int64_t row_limit_, slot_limit_;
   TokenCounters counters_;

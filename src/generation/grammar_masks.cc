@@ -6,6 +6,7 @@
 #include <atomic>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -36,6 +37,43 @@ int64_t size_to_compile(const GrammarSpec& grammar) {
 
 }  // namespace
 
+/// A grammar that was given to a lane, with all who wait for it: once it is compiled they go on at once, whatever else their lane has to do.
+struct GrammarMasks::Compilation {
+  struct Waiting {
+    std::weak_ptr<Follower> follower;
+    std::promise<void> compiled;
+  };
+  const std::shared_ptr<const GrammarSpec> grammar;
+  const size_t lane;
+  std::mutex mutex;  ///< of what follows
+  std::vector<Waiting> waiting = {};
+  bool begun = false, done = false;  ///< done: nobody may wait for it any more
+
+  /// False: it is done.
+  bool add(const std::shared_ptr<Follower>& follower, std::promise<void>& compiled) {
+    const std::lock_guard lock(mutex);
+    if (!done) waiting.push_back({follower, std::move(compiled)});
+    return !done;
+  }
+  /// All that nobody has taken yet; where there is none, it is done.
+  std::vector<Waiting> take() {
+    const std::lock_guard lock(mutex);
+    begun = true;
+    done = !is_awaited();
+    return std::exchange(waiting, {});
+  }
+  /// Or given up before it was begun.
+  bool is_over() {
+    const std::lock_guard lock(mutex);
+    return done || (!begun && !is_awaited());
+  }
+
+ private:
+  bool is_awaited() const {
+    return std::ranges::any_of(waiting, [](const Waiting& each) { return !each.follower.expired(); });
+  }
+};
+
 struct GrammarMasks::Worker {
   const int64_t vocab_size;
   const std::function<std::unique_ptr<GrammarCompiler>()> make;
@@ -51,7 +89,24 @@ struct GrammarMasks::Worker {
     return *made;
   }
 
-  void compile(Follower& follower) {
+  void compile(Compilation& compilation) {
+    std::string failure;
+    for (std::vector<Compilation::Waiting> all = compilation.take(); !all.empty(); all = compilation.take())
+      for (Compilation::Waiting& each : all) {
+        const std::shared_ptr<Follower> follower = each.follower.lock();
+        if (!follower) continue;
+        try {
+          if (failure.empty()) start(*follower);  // compiles for the first of them
+          else follower->failure = failure;
+          failure = follower->failure;
+          each.compiled.set_value();
+        } catch (...) {
+          each.compiled.set_exception(std::current_exception());
+        }
+      }
+  }
+
+  void start(Follower& follower) {
     if (closing) {
       follower.failure = "the run has ended";
       return;
@@ -99,42 +154,34 @@ GrammarMasks::GrammarMasks(int64_t vocab_size, std::function<std::unique_ptr<Gra
 
 GrammarMasks::~GrammarMasks() { worker_->closing = true; }
 
-/// Behind the same grammar, if that is to be compiled, or it would be compiled twice.
-size_t GrammarMasks::lane_of(const GrammarSpec& grammar) {
-  std::array<int64_t, kLanes> waiting{};
-  std::erase_if(given_, [](const Given& given) {
-    const std::shared_ptr<Follower> follower = given.follower.lock();
-    return !follower || follower->is_ready();
-  });
-  for (const Given& given : given_) {
-    ++waiting[given.lane];
-    const std::shared_ptr<Follower> follower = given.follower.lock();
-    if (follower && (follower->grammar.get() == &grammar || *follower->grammar == grammar)) return given.lane;
-  }
+bool GrammarMasks::join(const std::shared_ptr<Follower>& follower, std::promise<void>& compiled) {
+  std::erase_if(given_, [](const auto& given) { return given->is_over(); });
+  const auto same =
+      std::ranges::find_if(given_, [&](const auto& given) { return given->grammar == follower->grammar || *given->grammar == *follower->grammar; });
+  return same != given_.end() && (*same)->add(follower, compiled);
+}
+
+size_t GrammarMasks::lane_of(const GrammarSpec& grammar) const {
   if (size_to_compile(grammar) <= kSmall) return kSmallLane;
+  std::array<int64_t, kLanes> waiting{};
+  for (const auto& given : given_) ++waiting[given->lane];
   return waiting[0] <= waiting[1] ? 0 : 1;
 }
 
 std::shared_ptr<GrammarMasks::Follower> GrammarMasks::begin(std::shared_ptr<const GrammarSpec> grammar) {
   std::promise<void> compiled;
   const auto follower = std::make_shared<Follower>(Follower{std::move(grammar), compiled.get_future().share()});
+  if (join(follower, compiled)) return follower;
   if (GrammarCompiler* const compiler = worker_->compiler) follower->matcher = compiler->start_kept(*follower->grammar);
   if (follower->matcher) {
     compiled.set_value();
     return follower;
   }
-  const auto task = std::make_shared<std::promise<void>>(std::move(compiled));
-  const size_t lane = lane_of(*follower->grammar);
-  given_.push_back({follower, lane});
-  lanes_[lane].give([worker = worker_.get(), task, given = std::weak_ptr(follower)] {
-    const std::shared_ptr<Follower> awaited = given.lock();
-    if (!awaited) return;
-    try {
-      worker->compile(*awaited);
-      task->set_value();
-    } catch (...) {
-      task->set_exception(std::current_exception());
-    }
+  const std::shared_ptr<Compilation> compilation(new Compilation{follower->grammar, lane_of(*follower->grammar), {}});
+  compilation->add(follower, compiled);
+  given_.push_back(compilation);
+  lanes_[compilation->lane].give([worker = worker_.get(), given = std::weak_ptr(compilation)] {
+    if (const std::shared_ptr<Compilation> wanted = given.lock()) worker->compile(*wanted);
   });
   return follower;
 }

@@ -46,15 +46,14 @@ class GrammarMasks {
  private:
   static constexpr size_t kSmallLane = 2, kLanes = 3;  ///< the last is for small grammars
   struct Worker;
-  /// A grammar that was given to a lane.
-  struct Given {
-    std::weak_ptr<Follower> follower;
-    size_t lane = 0;
-  };
-  size_t lane_of(const GrammarSpec& grammar);
+  struct Compilation;
+  /// Puts the follower to those that wait for its grammar already; false if nobody does.
+  bool join(const std::shared_ptr<Follower>& follower, std::promise<void>& compiled);
+  /// Where the grammar is to be compiled.
+  size_t lane_of(const GrammarSpec& grammar) const;
 
   std::unique_ptr<Worker> worker_;
-  std::vector<Given> given_;  ///< that are not compiled yet
+  std::vector<std::shared_ptr<Compilation>> given_;  ///< to the lanes, and not over when last looked at
   std::array<TaskThread, kLanes> lanes_;
   TaskThread masks_;  ///< behind what its tasks use and wait for
 };

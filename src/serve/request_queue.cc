@@ -26,7 +26,7 @@ std::shared_ptr<Ticket> RequestQueue::submit(int64_t count, const std::function<
         413,
         fmt::format("the request asks for {} sequences, and {} may wait (--max-queue); send them in several requests, or as a batch", count, most_waiting_),
         "too_many_sequences"};
-  const int64_t taken = std::ssize(waiting_) + promised_;
+  const int64_t taken = std::ssize(waiting_) + drawn_ + promised_;
   if (taken + count > most_waiting_)
     throw ApiError{429, fmt::format("{} sequences wait already, and there may be {}; try again later", taken, most_waiting_), "queue_full", "", kRetryS};
   promised_ += count;
@@ -89,13 +89,13 @@ void RequestQueue::engine_ended(const std::string& why) {
   ended_ = why;
   for (Waiting& waiting : std::exchange(waiting_, {})) waiting.place.ticket->fail(why);
   for (auto& [key, place] : std::exchange(under_way_, {})) place.ticket->fail(why);
-  running_ = 0;
+  running_ = drawn_ = 0;
   changed_.notify_all();
 }
 
 int64_t RequestQueue::num_waiting() const {
   std::lock_guard guard(mutex_);
-  return std::ssize(waiting_);
+  return std::ssize(waiting_) + drawn_;
 }
 
 std::optional<Request> RequestQueue::next_of_calls(const std::unique_lock<std::mutex>& /*lock*/) {
@@ -107,7 +107,7 @@ std::optional<Request> RequestQueue::next_of_calls(const std::unique_lock<std::m
       continue;
     }
     under_way_.emplace(first.request.key, std::move(first.place));
-    ++running_;
+    ++drawn_;
     return std::move(first.request);
   }
   return std::nullopt;
@@ -144,6 +144,13 @@ std::optional<Request> RequestQueue::next() {
   return request;
 }
 
+void RequestQueue::began(int64_t key) {
+  if (key & kOfBatch) return;
+  under_way_.at(key).has_slot = true;
+  --drawn_;
+  ++running_;
+}
+
 int64_t RequestQueue::remaining() const {
   std::lock_guard guard(mutex_);
   return std::ssize(waiting_) + (batch_has_work() && !abandoned_ ? batch_->source->remaining() : 0);
@@ -172,8 +179,8 @@ void RequestQueue::accept(Completion completion) {
   if (completion.key & kOfBatch) return accept_of_batch(std::move(completion));
   auto found = under_way_.extract(completion.key);
   FLEXGEN_CHECK(!found.empty(), "key {}", completion.key);
-  --running_;
   Place& place = found.mapped();
+  --(place.has_slot ? running_ : drawn_);
   if (completion.reason == FinishReason::kCancelled) {
     ++num_cancelled_;
     std::lock_guard guard(mutex_);

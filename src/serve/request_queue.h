@@ -20,7 +20,7 @@ namespace flexgen {
 
 class RequestQueue : public RequestSource, public CompletionSink {
  public:
-  /// `most_waiting`: sequences that wait for a slot, at the most.
+  /// `most_waiting`: sequences that wait for a slot, at the most, with those that the engine has drawn while their grammars are compiled.
   explicit RequestQueue(int64_t most_waiting) : most_waiting_(most_waiting) {}
 
   // Any thread.
@@ -44,6 +44,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   std::optional<Request> next() override;
   std::optional<Request> next_before_others() override;
   bool gives_way(int64_t key) const override { return (key & kOfBatch) != 0; }
+  void began(int64_t key) override;
   int64_t remaining() const override;
   bool is_open() const override;
   void wait() override;
@@ -56,6 +57,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   struct Place {
     std::shared_ptr<Ticket> ticket;
     int64_t sequence = 0;
+    bool has_slot = false;
   };
   struct Waiting {
     Request request;
@@ -91,7 +93,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   std::string why_abandoned_;
   int64_t next_key_ = 0;
   std::unordered_map<int64_t, Place> under_way_;  ///< of calls; the engine's thread alone
-  std::atomic<int64_t> running_{0};               ///< their number
+  std::atomic<int64_t> running_{0}, drawn_{0};    ///< their numbers: with a slot, and without one yet
   std::atomic<int64_t> num_cancelled_{0};
 };
 

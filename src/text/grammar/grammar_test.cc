@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -391,6 +392,31 @@ TEST_F(Grammars, MasksOfPatternsThatReadATextInManyWaysAreFast) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
 }
 
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Texts that differ in their bounds alone share what is written out.
+TEST_F(Grammars, OfManyLengthsTakeTheTimeOfOne) {
+  const Words words;
+  const auto of_words = GrammarCompiler::create(words, words.vocab_size(), {*words.eos()}, 1 << 20);
+  const auto lengths = [](int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i)
+      text += fmt::format(R"({}"p{}": {{"type": "string", "minLength": {}, "maxLength": {}}})", i > 0 ? ", " : "", i, i % 2, 128 + 17 * i);
+    return schema("{\"type\": \"object\", \"properties\": {" + text + "}}");
+  };
+  const double one = seconds_of([&] { of_words->start(lengths(1)); }), many = seconds_of([&] { of_words->start(lengths(32)); });
+  EXPECT_LT(many, 8 * one + 1) << "it was 32 times " << one << " s";
+}
+
+/// Written out, 4000 characters took 15 s.
+TEST_F(Grammars, LongRepetitionsOfPatternsAreCheckedSoon) {
+  EXPECT_LT(seconds_of([] { check_grammar(schema(R"({"type": "string", "pattern": "^.{0,4000}$"})")); }), 2);
+}
+
 TEST_F(Grammars, FollowASchema) {
   const GrammarSpec spec = schema(R"({"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", null]}}, "required": ["z", "a"]})");
   EXPECT_TRUE(takes(spec, R"({"z": 1, "a": "é"})"));
@@ -454,6 +480,51 @@ TEST_F(Grammars, MasksHoldWithinCharacters) {
       const TokenMask mask = matcher->mask();
       for (int32_t token = 0; token < vocab; ++token)
         EXPECT_EQ(may_come(mask, token), at_start()->accept(token)) << spec.text << ": " << token << " behind " << testing::PrintToString(start);
+    }
+}
+
+/// Bytes, and tokens that go on behind a text or end with it.
+class Endings : public Bytes {
+ public:
+  std::string token_bytes(int32_t token) const override { return token < 257 ? Bytes::token_bytes(token) : kEndings[static_cast<size_t>(token - 257)]; }
+  int64_t vocab_size() const override { return 257 + std::ssize(kEndings); }
+
+ private:
+  const std::vector<std::string> kEndings{"bb", "bbb",  "bbbbbbb", "b\"",  "bbb\"", "\", ",    "\"}", "b\"}", "bb\", \"",
+                                          "bx", "bbbx", "xb",      "bxbb", "by",    "bxbbbbb", "bé",  "\xc3", "\xa9x"};
+};
+
+/// Ranges of many lengths share rules. In the mask are the tokens that can come, and no others, near the least and the most of each.
+TEST_F(Grammars, MasksHoldAtTheEndsOfLengths) {
+  const Endings endings;
+  const int64_t vocab = endings.vocab_size();
+  const auto of_endings = GrammarCompiler::create(endings, vocab, {256}, 1 << 20);
+  const GrammarSpec lengths = schema(
+      R"({"type": "object", "properties": {"a": {"type": "string", "maxLength": 130}, "b": {"type": "string", "minLength": 4, "maxLength": 200},
+      "c": {"type": "string", "maxLength": 9}, "d": {"type": "string", "minLength": 131, "maxLength": 140}, "e": {"type": "string", "minLength": 133},
+      "f": {"type": "string", "maxLength": 128}}})",
+      false);
+  const GrammarSpec letters{
+      Kind::kEbnf, R"(root ::= [a-c]{0,140} "x" [a-c]{3,150} "x" | [a-c]{5,170} "y" | [a-c]{132,} "x" | "z" [a-c]{0,139} [xy] | "w" [a-c]{0,140})", {}};
+  const std::pair<const GrammarSpec*, std::string> starts[] = {{&lengths, R"({"a": ")"}, {&lengths, R"({"a": "", "b": ")"},
+                                                               {&lengths, R"({"c": ")"}, {&lengths, R"({"d": ")"},
+                                                               {&lengths, R"({"e": ")"}, {&lengths, R"({"f": ")"},
+                                                               {&letters, ""},           {&letters, "x"},
+                                                               {&letters, "z"},          {&letters, "w"}};
+  for (const auto& [spec, start] : starts)
+    for (const int count : {0, 1, 3, 4, 5, 7, 8, 9, 10, 125, 127, 128, 129, 130, 131, 133, 138, 139, 140, 148, 150, 168, 170, 197, 200}) {
+      const auto at_start = [&]() -> std::unique_ptr<GrammarMatcher> {
+        auto matcher = of_endings->start(*spec);
+        for (const unsigned char byte : start + std::string(static_cast<size_t>(count), 'b'))
+          if (!matcher->accept(byte)) return nullptr;
+        return matcher;
+      };
+      const auto matcher = at_start();
+      if (!matcher) continue;
+      const TokenMask mask = matcher->mask();
+      for (int32_t token = 0; token < vocab; ++token)
+        EXPECT_EQ(may_come(mask, token), at_start()->accept(token))
+            << testing::PrintToString(endings.token_bytes(token)) << " behind " << start << " and " << count << " characters";
     }
 }
 
@@ -552,9 +623,17 @@ TEST(JsonSchema, WhatTakesTooLongToCompileIsRefused) {
     return "{\"type\": \"object\", \"properties\": {" + text + "}";
   };
   const auto string_to = [](int most) { return fmt::format(R"({{"type": "string", "maxLength": {}}})", most); };
-  EXPECT_THROW(honoured_schema(properties(200, string_to) + "}"), Error);
-  EXPECT_NO_THROW(honoured_schema(properties(80, string_to) + "}"));
-  EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int) { return string_to(100); }) + "}"));
+  const auto string_from = [](int least) { return fmt::format(R"({{"type": "string", "minLength": {0}, "maxLength": {0}}})", least); };
+  EXPECT_NO_THROW(honoured_schema(properties(1000, string_to) + "}"));
+  EXPECT_NO_THROW(honoured_schema(properties(40, string_from) + "}"));
+  EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int) { return string_from(100); }) + "}"));
+  EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int i) { return string_from(129 + i); }) + "}"));
+  try {
+    honoured_schema(properties(50, string_from) + "}");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("at properties/p45: the different 'minLength' up to 128 come to more than 1024 characters together"));
+  }
   const auto anything = [](int) { return "{}"; };
   for (const char* count : {R"(, "minProperties": 50})", R"(, "maxProperties": 50})"}) {
     EXPECT_THROW(honoured_schema(properties(100, anything) + count), Error) << count;

@@ -33,8 +33,9 @@ const std::map<std::string_view, Names> kKeywordsOfType{
     {"object", {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"}},
     {"boolean", {}},
     {"null", {}}};
-// What xgrammar takes seconds or gigabytes for: it writes out a state for each character of a short string, once for each pair of bounds, and for each number of properties that may have come.
-constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 4096;
+// What xgrammar takes seconds or gigabytes for: it writes out a state for each character that a string must have, once for each pair of bounds (what may follow is shared, as is what it counts: above
+// kMaxUnrolled), and for each number of properties that may have come.
+constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 1024;
 constexpr size_t kMaxCountedProperties = 64;
 constexpr double kMostBound = 1e15;  // doubles count to there, and xgrammar's digits too
 
@@ -383,8 +384,11 @@ class SchemaReader {
     if (schema.contains("format") && visit_format(schema, place)) return;
     if (schema.contains("minLength") || schema.contains("maxLength")) {
       const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
-      if (lengths_.emplace(least, most).second) length_states_ += std::min(most, kMaxUnrolled);
-      if (length_states_ > kMaxLengthStates) fail(place, "strings have too many different bounds of their length; give several the same");
+      if (least <= kMaxUnrolled && lengths_.emplace(least, most).second) length_states_ += least;
+      if (length_states_ > kMaxLengthStates)
+        fail(place, fmt::format("the different 'minLength' up to {} come to more than {} characters together: they take too long to compile; give several "
+                                "strings the same bounds, or leave 'minLength' out",
+                                kMaxUnrolled, kMaxLengthStates));
     }
     if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place, true);
   }
