@@ -62,7 +62,7 @@ class Test:
 
     def prompts(self):
         answer, _ = self.generate(PROMPT)
-        for text in (PROMPT, PROMPT + "\n", PROMPT + "\r\n"):
+        for text in (PROMPT, PROMPT + "\n", PROMPT + "\r\n", "\ufeff" + PROMPT):
             same(self.generate("-", stdin=text)[0], answer, f"{text!r} from standard input")
         same(self.generate("-p", PROMPT)[0], answer, "-p")
         if self.generate("-", stdin=PROMPT + "\n\n")[0] == answer:

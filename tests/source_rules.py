@@ -13,7 +13,7 @@ from source_text import called_in, outer, parameters_of, parts_of, sources_in
 MOST_LINES = 100
 MOST_PARAMETERS = 5
 KNOWN_LONG = {"attend_as": 122}
-JSON_READERS = ("io/checked_json.h", "io/checked_json.cc", "batch/line_json.cc", "batch/kept_record.cc", "text/jinja/json_values.cc")
+JSON_READERS = ("io/checked_json.h", "io/checked_json.cc", "io/partial_json.h", "batch/line_json.cc", "batch/kept_record.cc", "text/jinja/json_values.cc")
 KNOWN_WIDE = {"LineBroker": 9, "Batcher": 7, "SimulatedProcess": 7, "WatchedSteps": 8, "Timeline": 7, "CacheStore": 6, "Executor": 7, "Stager": 6}
 
 

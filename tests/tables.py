@@ -248,6 +248,30 @@ def refused(tables):
         check("2 rows, 2 with an answer" in tables.run("long.csv", f"{side}.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--truncate", side)[1], f"--truncate {side}")
 
 
+def choices_of_a_template(tables):
+    """What a chat template says of a row is that row's; the day that it tells is that of the job's begin, whenever the table was last touched."""
+    path = os.path.join(tables.model, "chat_template.jinja")
+    with open(path) as file:
+        usual = file.read()
+    with open(path, "w") as file:
+        file.write(usual.replace("{{ mood }}", "{{ strftime_now('%d %B %Y') }}{% if 'gamma' in messages[0].content %}{{ raise_exception('no gamma') }}{% endif %}"))
+    text = "q\n" + "".join(f"{word} says\n" for word in WORDS)
+    asked = ["--chat", "--prompt-template", "{{ q }}", "--choices", "x,dog dog"]
+    day = 86400
+    starts = ((0, text, [], " 9 answered now, 0 done before, 1 bad"), (3 * day, text, [], " 0 answered now, 10 done before, 1 bad"), (5 * day, text + "nu says\n", [], " 1 answered now"),
+              (7 * day, text, ["--overwrite"], " 9 answered now"))
+    for touched, content, flags, counts in starts:
+        tables.write("day.csv", content)
+        os.utime(tables.path("day.csv"), (1700000000 + touched,) * 2)
+        said = tables.run("day.csv", "day.out.csv", *asked, *flags)[1]
+        check(counts in said, f"after {touched} s: {said}")
+        rows = tables.rows("day.out.csv")
+        check([row[0] for row in rows[1:] if not row[1]] == ["gamma says"], f"rows without an answer: {rows}")
+    check("no gamma" in json.loads(tables.read("day.out.csv.answers.jsonl").splitlines()[2])["error"]["message"], "the record of a row that the template refuses")
+    with open(path, "w") as file:
+        file.write(usual)
+
+
 def numbers(tables):
     """Cells have the digits that the model wrote, however many."""
     tables.write("schema.json", json.dumps({"type": "object", "properties": {"id": {"type": "integer"}, "sum": {"type": "number"}}, "required": ["id", "sum"], "additionalProperties": False}))
@@ -351,7 +375,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, killed_at_the_end, two_at_once, choices, refused, shown, numbers, judged, own_examples, nul):
+        for part in (forms, killed, killed_at_the_end, two_at_once, choices, choices_of_a_template, refused, shown, numbers, judged, own_examples, nul):
             part(tables)
     print("tables: all as they should be")
 

@@ -325,8 +325,11 @@ int64_t parse_chat_logprobs(const LineBody& body) {
 
 /// What the chat template passes over would be ignored without a word.
 void refuse_unread(Conversation conversation, bool with_tools, const LineBody& body, const ModelLimits& limits) {
-  if (!with_tools) conversation.tools = {};  // nothing is to come of them
-  const std::string name = limits.chat->unread_field(conversation);
+  std::string name = limits.chat->unread_field(conversation);  // tools choose the template, whatever comes of them
+  if (name == "tools" && !with_tools) {
+    conversation.tools = {};
+    name = limits.chat->unread_field(conversation);
+  }
   if (name.empty()) return;
   constexpr const char* kWhy = "which the model's chat template never looks at, so the model would not see it";
   const bool is_field = body.find(name.c_str()) != nullptr;

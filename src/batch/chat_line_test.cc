@@ -191,6 +191,15 @@ TEST(ChatLine, WhatTheTemplatePassesOverIsRefusedByName) {
                                   R"("messages": [)" + user + R"(, {"role": "assistant", "content": "b", "refusal": null, "tool_calls": []}])",
                                   R"("messages": [)" + user + R"(, {"role": "developer", "content": ""}])"})
     good(body, plain);
+  // Tools that nothing is to come of choose the template all the same.
+  ModelLimits two = plain;
+  const std::string said = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+  two.chat = std::make_shared<const ChatTemplate>(
+      std::map<std::string, std::string>{{"default", said + "{{ mood }}"}, {"tool_use", said + "{% if tools %}{{ place }}{% endif %}"}}, "a file",
+      ChatTemplate::SpecialTokens());
+  const std::string none = kHello + tool + R"(, "tool_choice": "none", "chat_template_kwargs": )";
+  EXPECT_EQ(prompt_of(good(none + R"({"place": "here"})", two)), "[user]Hihere");
+  EXPECT_THAT(bad(none + R"({"mood": "glad"})", two).message, HasSubstr("holds 'mood'"));
   EXPECT_THAT(bad(R"("messages": [{"role": "system", "content": "a"}, )" + user + "]", limits_with("{{ messages[-1].content }}")).message,
               HasSubstr("messages[0] has the role 'system'"));
   // A template that writes any role does so with these.

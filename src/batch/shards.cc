@@ -26,6 +26,7 @@
 #include "io/checked_json.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -170,24 +171,42 @@ class ShardFile {
   OpenedFile file_;
 };
 
-/// A file that a merge replaces, locked while it lives. Throws Error{user} where that is not records, or another process writes it.
+/// A file that a merge replaces, locked while it lives. Throws Error{user} where another process writes it, or it has what would be lost: a line that
+/// is no record, or a record of which `why_lost` says something ("answers no line").
 class ReplacedOutput {
  public:
-  explicit ReplacedOutput(const std::string& path) {
+  ReplacedOutput(const std::string& path, const std::function<std::string(const KeptRecord&)>& why_lost) {
     if (path.empty()) return;
     file_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file_.get() < 0) return;
     if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
       fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", path);
-    const OutputScan scan = scan_output(file_.get(), path, false, [](const KeptRecord&, const RecordPlace&) {});
-    if (scan.foreign.count > 0)
-      fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
-                scan.foreign.numbers.front(), path, scan.foreign.reason);
+    const auto refuse = [&](int64_t line, const std::string& why) {
+      fail_user("line {} of {} {}, and would be lost; nothing was changed. Move the file away, or give another output", line, path, why);
+    };
+    const OutputScan scan = scan_output(file_.get(), path, false, [&](const KeptRecord& record, const RecordPlace& place) {
+      if (const std::string why = why_lost(record); !why.empty()) refuse(place.number, why);
+    });
+    if (scan.foreign.count > 0) refuse(scan.foreign.numbers.front(), scan.foreign.reason + ", so it is no record");
   }
 
  private:
   OpenedFile file_;
 };
+
+/// Where a job has begun in the place of the output, it would go on with the merged answers: they must be its own. `shards`: what the shard `part` is of.
+void refuse_other_jobs_output(const std::string& output, const JobIdentity& shards, const std::string& part) {
+  const std::string manifest = JobFiles(output).manifest;
+  if (!file_is_there(manifest)) return;
+  const std::string advice = "move both away, or give another output";
+  const JobIdentity begun = read_job_file(manifest, advice);
+  std::string difference = begun.input_sha256 == shards.input_sha256 ? difference_of(begun, shards) : "it is of another input (or that was changed since)";
+  if (const auto arithmetic = other_arithmetic(begun, shards); difference.empty() && arithmetic)
+    difference = fmt::format("the {} rounds differently: {} and {}", arithmetic->name, arithmetic->one, arithmetic->other);
+  if (!difference.empty())
+    fail_user("{} is the output of a job of its own, as {} says, and not of that of the shard {}: {}; nothing was changed: {}", output, manifest, part,
+              difference, advice);
+}
 
 /// What of a shard is no record: its lines, and what a kill leaves at its end.
 void refuse_broken_lines(const OutputScan& scan, const std::string& part) {
@@ -262,6 +281,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     size_t part = 0;
     bool error = false;
     int64_t offset = -1, bytes = 0;
+    uint64_t content = 0;  ///< KeptRecord::content
   };
   const SpillPlace spill{directory, "the index of the shards"};
   LineIndex index(input, directory);
@@ -283,14 +303,21 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     differences.look(*first, parts[0], identity, part);
     const std::string shard = apart(identity).second;
     if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
+    int64_t repeated = 0;
     const auto take = [&](const KeptRecord& record, const RecordPlace& place) {
       const std::optional<int64_t> found = index.find(record.id);
       if (!found) fail_user("line {} of the shard {} answers no line of {}", place.number, part, input_path);
-      if (const Where where = records[*found]; where.offset >= 0)
+      if (const Where where = records[*found]; where.offset >= 0) {
+        if (where.part == p && where.content == record.content) {  // a job goes on with such an output too
+          ++repeated;
+          return;
+        }
         fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(*found).number, parts[where.part], part);
-      records.set(*found, {p, record.answer_tokens < 0, place.offset, place.bytes});
+      }
+      records.set(*found, {p, record.answer_tokens < 0, place.offset, place.bytes, record.content});
     };
     refuse_broken_lines(scan_output(file.descriptor(), part, false, take), part);
+    if (repeated > 0) spdlog::warn("{} lines of the shard {} repeat records that are there already; each is taken once", repeated, part);
   }
   int64_t missing = 0, first_missing = 0;
   for (int64_t i = 0; i < records.size(); ++i)
@@ -299,7 +326,13 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
               missing, records.size(), input_path, parts.size(), first_missing);
 
-  const ReplacedOutput old_answers(output), old_errors(error_output);
+  refuse_other_jobs_output(output, *first, parts[0]);
+  if (const std::string manifest = JobFiles(error_output).manifest; !error_output.empty() && file_is_there(manifest))
+    fail_user("the error output {} is the output of a job, as {} says; give another one", error_output, manifest);
+  const auto why_lost = [&](const KeptRecord& record) { return index.find(record.id) ? "" : fmt::format("answers no line of {}", input_path); };
+  const ReplacedOutput old_answers(output, why_lost);
+  const ReplacedOutput old_errors(error_output,
+                                  [&](const KeptRecord& record) { return record.answer_tokens < 0 ? why_lost(record) : "is an answer, and no error"; });
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "batch/fake_runner.h"
+#include "io/test_folder.h"
 #include "net/local_ports.h"
 
 namespace flexgen::shards_test {
@@ -132,7 +133,16 @@ TEST_F(Parts, MissingAndDoubledAnswersAreNamed) {
   std::filesystem::copy_file(first, copy);
   std::filesystem::copy_file(first + ".job", copy + ".job");
   EXPECT_THAT(merge_error({first, copy}), HasSubstr("are both shard 0/2"));
-  write_text(first, read_text(first) + read_text(first));
+  // A record that comes twice is one, as for a job that goes on; one that says something else is another.
+  const std::string records = read_text(first), merged = read_text(out_);
+  write_text(first, records + records);
+  EXPECT_EQ(merge_error(), "");
+  EXPECT_EQ(read_text(out_), merged);
+  const std::string model = R"("model":"fake")";
+  const size_t at = records.find(model), begin = records.rfind('\n', at) + 1;
+  std::string other = records.substr(begin, records.find(R"(,"checksum":)", at) - begin) + "}\n";
+  other.replace(at - begin, model.size(), R"("model":"else")");
+  write_text(first, records + other);
   EXPECT_THAT(merge_error(), HasSubstr("answered twice"));
 }
 
@@ -231,6 +241,60 @@ TEST_F(Parts, NoOtherTextIsReplaced) {
   EXPECT_EQ(read_text(out_), "my notes\n");
   write_text(out_, read_text(whole_));  // records, as an earlier merge leaves them
   EXPECT_EQ(merge_error(), "");
+}
+
+TEST_F(Parts, NoOtherAnswersAreReplaced) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  const std::string other_in = directory_.file("other.jsonl"), other = directory_.file("answers.jsonl");
+  write_text(other_in, "{\"custom_id\":\"mine\",\"prompt\":\"x\"}\n");
+  FakeRunner runner;
+  run_batch({other_in, other}, model_, runner, kGoOn);
+  const std::vector<std::string> parts{shard_output(out_, {0, 2}), shard_output(out_, {1, 2})};
+  const auto said = [&](const std::string& output, const std::string& errors = "") {
+    return error_of(ErrorKind::kUser, [&] { merge_shards(in_, output, parts, errors); });
+  };
+  const std::string kept = read_text(other);
+  EXPECT_THAT(said(other), AllOf(HasSubstr("answers.jsonl is the output of a job of its own"), HasSubstr("it is of another input")));
+  EXPECT_THAT(said(out_, other), HasSubstr("answers.jsonl is the output of a job"));
+  std::filesystem::remove(other + ".job");
+  EXPECT_THAT(said(other), AllOf(HasSubstr("line 1 of "), HasSubstr("answers.jsonl answers no line of "), HasSubstr("would be lost")));
+  EXPECT_EQ(read_text(other), kept);
+  write_text(other, read_text(whole_));
+  EXPECT_THAT(said(out_, other), HasSubstr("is an answer, and no error, and would be lost"));
+  EXPECT_EQ(read_text(other), read_text(whole_));
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  // Errors of an earlier merge are replaced.
+  const std::string errors = directory_.file("errors.jsonl");
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(merge_shards(in_, out_, parts, errors).lines, 23);
+}
+
+/// Else that job would go on with them as its own.
+TEST_F(Parts, AJobInTheOutputsPlaceIsOfTheShardsKind) {
+  model_.arithmetic = {{"processor", "one"}};
+  FakeRunner runner;
+  runner.stop_after = 3;
+  run_batch({in_, out_}, model_, runner, kGoOn);
+  const std::string begun = read_text(out_);
+  const BatchModel as_begun = model_;
+  model_.options["weight dtype"] = "int4";
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  EXPECT_THAT(merge_error(), AllOf(HasSubstr("out.jsonl is the output of a job of its own"), HasSubstr("the weight dtype is the default and int4")));
+  EXPECT_EQ(read_text(out_), begun);
+  model_ = as_begun;
+  model_.arithmetic = {{"processor", "another"}};
+  run_shard(0, 3);
+  model_ = as_begun;
+  for (int64_t i = 1; i < 3; ++i) run_shard(i, 3);
+  const std::vector<std::string> parts{shard_output(out_, {0, 3}), shard_output(out_, {1, 3}), shard_output(out_, {2, 3})};
+  EXPECT_THAT(merge_error(parts), HasSubstr("the processor rounds differently: one and another"));
+  std::filesystem::remove(parts[0]);
+  run_shard(0, 3);
+  EXPECT_EQ(merge_error(parts), "");
+  FakeRunner more;
+  EXPECT_EQ(run_batch({in_, out_}, as_begun, more, kGoOn).kept, 23);
+  const std::string manifest = out_ + ".job";
+  write_text(manifest, "mine");
+  EXPECT_THAT(merge_error(parts), HasSubstr("out.jsonl.job is damaged"));
 }
 
 TEST_F(Parts, LinesThatShareStayTogether) {

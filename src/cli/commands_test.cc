@@ -462,6 +462,7 @@ TEST_F(Eval, TaskCountsLinesAndFields) {
   options_.max_tokens = 96;
   const Json figures = run(options_);
   EXPECT_EQ(figures["lines"], 2);
+  EXPECT_EQ(figures["exact"], 1) << "an object, in whatever order and with whatever blanks it is written";
   EXPECT_EQ(figures["fields"], 10);
   EXPECT_EQ(figures["fields_right"], 9);
   options_.limit = 1;

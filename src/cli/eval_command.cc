@@ -26,6 +26,8 @@
 #include "setup/model_folder.h"
 #include "setup/team.h"
 #include "tables/table_reader.h"
+#include "text/jinja/json_values.h"
+#include "text/jinja/print.h"
 
 namespace flexgen {
 namespace {
@@ -128,11 +130,24 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   return true;
 }
 
+/// The right answer of a line: a text, or the JSON of another value with its numbers as they are written.
+struct Reference {
+  std::string text;
+  bool is_value = false;
+};
+
 /// What the task file gives: prompts and references.
 struct Task {
   std::vector<Request> requests;
-  std::vector<std::string> references;
+  std::vector<Reference> references;
 };
+
+/// Of a line that is a JSON object with such a field. Throws jinja::Failure for a value that is too large.
+Reference reference_of(const nlohmann::json& line, const std::string& text, const std::string& field) {
+  if (line[field].is_string()) return {line[field].get<std::string>(), false};
+  const jinja::Value whole = jinja::parse_json_value(text, kMaxRowValues, nullptr, jinja::Digits::kAsWritten);
+  return {jinja::to_json(*whole.dict()->find(std::string_view(field)), {}), true};
+}
 
 Task read_task(const EvalOptions& options, const Engine& engine) {
   Task task;
@@ -169,8 +184,11 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size)
       bad("the tokenizer gives an id that the model's vocabulary does not have");
     task.requests.push_back(std::move(request));
-    const OrderedJson& answer = json[options.answer_field];
-    task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
+    try {
+      task.references.push_back(reference_of(json, line, options.answer_field));
+    } catch (const jinja::Failure& failure) {
+      bad(failure.what());
+    }
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
   if (doubled_bos > 0) warn_of_two_bos(*engine.tokenizer(), fmt::format("--task {}: {} of {} prompts", options.task_file, doubled_bos, task.requests.size()));
@@ -183,7 +201,7 @@ bool exact_match(const EvalOptions& options, Engine& engine, OrderedJson& figure
   if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
   check_answered(collect.completions, "lines");
   TaskScore score;
-  for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
+  for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i].text, task.references[i].is_value);
   auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };
   figures["lines"] = score.lines;
   figures["exact"] = score.exact;

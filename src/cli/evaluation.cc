@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "tables/judged_value.h"
 
 namespace flexgen {
 namespace {
@@ -55,9 +56,10 @@ void check_answered(std::span<const Completion> completions, std::string_view wh
       first->not_finite_entry);
 }
 
-void TaskScore::add(std::string_view answer, std::string_view reference) {
+void TaskScore::add(std::string_view answer, std::string_view reference, bool is_value) {
   ++lines;
-  if (stripped(answer) == stripped(reference)) ++exact;
+  const std::string_view said = stripped(answer);
+  if (said == stripped(reference) || (is_value && judged_answer(std::string(said)) == judged_answer(std::string(reference)))) ++exact;
   using Json = nlohmann::json;
   if (nests_deeper(reference, kMaxJsonDepth)) return;
   const Json wanted = json_or_none(reference);

@@ -38,10 +38,11 @@ void check_answered(std::span<const Completion> completions, std::string_view wh
 
 /// How answers compare with references.
 struct TaskScore {
-  int64_t lines = 0, exact = 0;          ///< equal once blanks at both ends are cut
+  int64_t lines = 0, exact = 0;          ///< equal once blanks at both ends are cut, or as values
   int64_t fields = 0, fields_right = 0;  ///< of references that are JSON objects: members, and those the answer has with an equal value
 
-  void add(std::string_view answer, std::string_view reference);
+  /// `is_value`: the reference is the JSON of a value that is no text, and an answer is the same if it says that value.
+  void add(std::string_view answer, std::string_view reference, bool is_value = false);
 };
 
 }  // namespace flexgen

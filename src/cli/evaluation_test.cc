@@ -61,12 +61,27 @@ TEST(TaskScoreTest, ExactAndFields) {
   EXPECT_EQ(score.fields_right, 2);
 }
 
+TEST(TaskScoreTest, ValuesAreTheSameHoweverTheyAreWritten) {
+  TaskScore score;
+  score.add("{\"total\": 100.00, \"a\": \"x\"}\n", R"({"a":"x","total":100})", true);
+  score.add("12.5", "12.50", true);
+  score.add(" [1, null]", "[1.0,null]", true);
+  score.add("null", "null", true);
+  EXPECT_EQ(score.exact, 4);
+  EXPECT_EQ(score.fields_right, 2);
+  score.add("12345678901234567891", "12345678901234567892", true);  // the same as doubles
+  score.add(R"("12.5")", "12.5", true);
+  score.add("twelve", "12", true);
+  score.add("12.50", "12.5");  // a text
+  EXPECT_EQ(score.exact, 4);
+}
+
 TEST(TaskScoreTest, DeepNestingIsHarmless) {
   constexpr size_t kDeep = 500000;  // comparing such values would need as many stack frames
   const std::string deep = R"({"a": )" + std::string(kDeep, '[') + std::string(kDeep, ']') + "}";
   TaskScore score;
   score.add(deep, deep);
-  score.add(deep, R"({"a": [[1]]})");
+  score.add(deep, R"({"a": [[1]]})", true);
   EXPECT_EQ(score.exact, 1);
   EXPECT_EQ(score.fields, 1);
   EXPECT_EQ(score.fields_right, 0);

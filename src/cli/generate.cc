@@ -60,12 +60,13 @@ class OneRequest : public RequestSource, public CompletionSink {
   size_t written_ = 0;
 };
 
-/// All of standard input, but the line end that editors and echo put last.
+/// All of standard input, but the byte order mark and the line end that editors put around it.
 std::string prompt_of_stdin() {
   std::string text;
   char piece[1 << 16];
   for (size_t n; (n = std::fread(piece, 1, sizeof piece, stdin)) > 0;) text.append(piece, n);
   if (std::ferror(stdin)) fail_io("cannot read the prompt from standard input: {}", std::strerror(errno));
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text;

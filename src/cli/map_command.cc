@@ -70,7 +70,7 @@ int map_command(const MapOptions& options) {
   job.check_output();
   {
     StopSignals signals;
-    if (!job.write_lines(signals.stop())) {
+    if (!job.write_lines(signals.stop()) || signals.stop()) {  // the next StopSignals would forget one that came since
       print_note("stopped by a signal; the same command goes on where this one ended\n");
       return kExitStopped;
     }

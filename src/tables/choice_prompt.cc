@@ -1,6 +1,9 @@
 #include "tables/choice_prompt.h"
 
 #include <algorithm>
+#include <functional>
+#include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "batch/answer_json.h"
@@ -17,13 +20,27 @@ struct SplitTokens {
   std::vector<std::vector<int32_t>> choices;
 };
 
-/// A token may lie across the end of the prompt, so it ends for all where one of them differs from it.
-SplitTokens split_tokens(const Tokenizer& tokenizer, const std::string& prompt, const std::vector<std::string>& choices, bool chat) {
+/// How many tokens the tokenizer puts behind every text, as it does behind this one.
+size_t count_behind(const Tokenizer& tokenizer, const std::string& text) {
+  const std::vector<int32_t> around = tokenizer.encode("", true), own = tokenizer.encode(text, false), whole = tokenizer.encode(text, true);
+  for (size_t behind = 0; behind <= around.size(); ++behind) {
+    const auto before = static_cast<std::ptrdiff_t>(around.size() - behind);
+    std::vector<int32_t> made(around.begin(), around.begin() + before);
+    made.insert(made.end(), own.begin(), own.end());
+    made.insert(made.end(), around.begin() + before, around.end());
+    if (made == whole) return behind;
+  }
+  return 0;
+}
+
+/// A token may lie across the end of the prompt, so it ends for all where one of them differs from it. `prompt_tokens`: of `prompt`.
+SplitTokens split_tokens(const std::string& prompt, std::vector<int32_t> prompt_tokens, const std::vector<std::string>& choices, std::string_view gap,
+                         const std::function<std::vector<int32_t>(const std::string&)>& encode) {
   SplitTokens split;
-  split.prompt = tokenizer.encode(prompt, !chat);
+  split.prompt = std::move(prompt_tokens);
   size_t common = split.prompt.size();
   for (const std::string& choice : choices) {
-    split.choices.push_back(tokenizer.encode(prompt + (chat ? "" : std::string(gap_behind(prompt))) + choice, !chat));
+    split.choices.push_back(encode(fmt::format("{}{}{}", prompt, gap, choice)));
     const std::vector<int32_t>& whole = split.choices.back();
     common = static_cast<size_t>(std::mismatch(whole.begin(), whole.end(), split.prompt.begin(),
                                                split.prompt.begin() + static_cast<std::ptrdiff_t>(std::min(common, split.prompt.size())))
@@ -50,8 +67,26 @@ double logprob_of_token(const nlohmann::json& top, const Tokenizer& tokenizer, i
 
 }  // namespace
 
+ChoicePrompts::ChoicePrompts(std::vector<std::string> choices, const Tokenizer& tokenizer, int64_t max_positions, Truncation truncation)
+    : choices_(std::move(choices)), tokenizer_(tokenizer), max_positions_(max_positions), num_behind_(count_behind(tokenizer, choices_.front())),
+      truncation_(truncation) {}
+
 nlohmann::ordered_json ChoicePrompts::fields(const std::string& prompt, bool chat) const {
-  SplitTokens split = split_tokens(tokenizer_, prompt, choices_, chat);
+  // What comes behind a text would stand between the prompt and a choice, or count as a part of the choice.
+  const auto encode = [&](const std::string& text) {
+    std::vector<int32_t> tokens = tokenizer_.encode(text, !chat);
+    if (!chat) tokens.resize(tokens.size() - num_behind_);
+    return tokens;
+  };
+  std::vector<int32_t> tokens;
+  try {
+    tokens = encode(prompt);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    return {{"prompt", prompt}, {"add_special_tokens", !chat}};
+  }
+  SplitTokens split = split_tokens(prompt, std::move(tokens), choices_, chat ? "" : gap_behind(prompt), encode);
+  if (split.prompt.empty()) return {{"prompt", nlohmann::ordered_json::array()}};
   size_t longest = 0;
   bool single = choices_.size() <= kMaxLogprobTokenIds;
   for (size_t i = 0; i < choices_.size(); ++i) {
@@ -60,7 +95,6 @@ nlohmann::ordered_json ChoicePrompts::fields(const std::string& prompt, bool cha
     for (size_t j = 0; j < i; ++j)
       if (split.choices[i] == split.choices[j]) fail_user("--choices: '{}' and '{}' are the same tokens for this model", choices_[j], choices_[i]);
   }
-  if (split.prompt.empty()) fail_user("--choices: a prompt is empty, and this model puts no token before a text, so nothing comes before a choice");
   truncate(split.prompt, max_positions_ - static_cast<int64_t>(longest), truncation_, tokenizer_);
   nlohmann::ordered_json fields;
   if (single) {

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <span>
 #include <sstream>
 #include <unordered_set>
 
@@ -19,9 +20,11 @@
 #include "batch/batch_line.h"
 #include "batch/chat_source.h"
 #include "batch/grammar_fields.h"
+#include "batch/job.h"
 #include "batch/job_files.h"
 #include "io/byte_source.h"
 #include "io/checked_json.h"
+#include "io/partial_json.h"
 #include "io/same_file.h"
 #include "io/whole_file.h"
 #include "model/model.h"
@@ -87,11 +90,13 @@ struct stat status_of(const std::string& path) {
   return info;
 }
 
-/// Chat templates are told when the lines were last changed, which is when the table was.
-void give_time_of(const std::string& from, const std::string& to) {
-  const struct stat info = status_of(from);
-  const timespec times[2] = {info.st_atim, info.st_mtim};
-  if (utimensat(AT_FDCWD, to.c_str(), times, 0) != 0) spdlog::debug("{}: its time cannot be set", to);
+void set_time(const std::string& path, std::time_t time) {
+  const timespec times[2] = {{time, 0}, {time, 0}};
+  if (utimensat(AT_FDCWD, path.c_str(), times, 0) != 0) spdlog::debug("{}: its time cannot be set", path);
+}
+
+[[noreturn]] void fail_changed(const std::string& table) {
+  fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", table);
 }
 
 Truncation truncation_of(const std::string& name) { return name == "left" ? Truncation::kLeft : name == "right" ? Truncation::kRight : Truncation::kRefuse; }
@@ -140,6 +145,17 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
   if (std::ssize(options.choices) > kMaxPromptsPerLine)
     fail_user("--choices: there are {}, and a row may have {} at most; leave some out", options.choices.size(), kMaxPromptsPerLine);
   if (!options.choices.empty() && !dry) choices_.emplace(options.choices, *tokenizer_, max_positions_, truncation);
+  now_ = time_for_templates();
+}
+
+// With choices the date that a template tells is in the lines, as tokens: a job that goes on keeps it, whenever the table was last touched.
+std::time_t MapJob::time_for_templates() const {
+  try {
+    if (choices_ && !options_.overwrite) return read_job_file(JobFiles(files_.answers).manifest, "").created_s;
+  } catch (const Error&) {
+    // There is none; or it is broken, which the job tells.
+  }
+  return created_of(status_of(options_.input).st_mtim.tv_sec);
 }
 
 void MapJob::read_schema() {
@@ -158,22 +174,27 @@ void MapJob::read_schema() {
   fields_["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "row"}, {"schema", schema}}}};
 }
 
-std::string MapJob::conversation_text(const std::vector<Message>& messages) const {
+Conversation MapJob::conversation_of(const std::vector<Message>& messages) const {
   std::vector<jinja::Value> values;
   for (const Message& message : messages) values.push_back(jinja::make_dict({{"role", message.role}, {"content", message.content}}));
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(values));
   conversation.variables = kwargs_;
-  const std::time_t now = status_of(options_.input).st_mtim.tv_sec;
-  chat_->check_all_is_written(conversation, now);
-  std::string text = chat_->render(conversation, now);
+  return conversation;
+}
+
+std::string MapJob::conversation_text(const Conversation& conversation) const {
+  chat_->check_all_is_written(conversation, now_);
+  return chat_->render(conversation, now_);
+}
+
+void MapJob::refuse_thoughts(const Conversation& conversation, const std::string& text) const {
   AnswerForm form;
   chat_->tell_form(conversation, text, &form);
-  if (choices_ && (form.begins_in_thought || form.channels))
+  if (form.begins_in_thought || form.channels)
     fail_user(
         "--choices: the chat template has an answer begin with {}, and a choice would be judged as the first words of these; leave --choices or --chat out",
         form.channels ? "the name of a channel" : "thoughts");
-  return text;
 }
 
 std::string MapJob::within_bounds(std::string text) const {
@@ -200,9 +221,27 @@ void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
   (*body)["prompt"] = tokens;
 }
 
-OrderedJson MapJob::choices_of(const std::string& text, bool chat) const {
+OrderedJson MapJob::choices_of(const std::string& text, const std::string& place) const {
   if (std::ssize(text) > kMaxTextBytes) return {{"prompt", text}};  // the line is refused for it
-  return choices_->fields(text, chat);
+  try {
+    return choices_->fields(text, options_.chat);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    fail_user("{}: {}", place, error.what());
+  }
+}
+
+std::optional<OrderedJson> MapJob::choices_of_conversation(const std::vector<Message>& messages, const std::string& place) const {
+  const Conversation conversation = conversation_of(messages);
+  std::string text;
+  try {
+    text = conversation_text(conversation);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    return std::nullopt;
+  }
+  refuse_thoughts(conversation, text);
+  return choices_of(text, place);
 }
 
 OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const {
@@ -210,13 +249,15 @@ OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const
   std::string asked;  // for the seed
   if (options_.chat) {
     const std::vector<Message> messages = prompts_->messages(table, row);
-    if (choices_) return choices_of(conversation_text(messages), true);
+    if (choices_)
+      if (auto fields = choices_of_conversation(messages, table.place(row))) return *fields;
+    // With choices: the line is refused for what the template says of it.
     body["messages"] = OrderedJson::array();
     for (const Message& message : messages) body["messages"].push_back({{"role", message.role}, {"content", message.content}});
     asked = body.dump();
   } else {
     asked = within_bounds(prompts_->text(table, row));
-    if (choices_) return choices_of(asked, false);
+    if (choices_) return choices_of(asked, table.place(row));
     set_prompt(asked, &body);
   }
   body.update(fields_);
@@ -225,12 +266,16 @@ OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const
   return body;
 }
 
-std::string MapJob::shown_prompts(int64_t count) const {
+std::string MapJob::shown_prompts(int64_t count) {
   TableReader table(options_.input, input_kind_);
   TableRow row;
   std::string shown;
-  for (int64_t i = 0; i < count && table.next(&row); ++i)
-    shown += fmt::format("row {}:\n{}\n\n", row.number, options_.chat ? conversation_text(prompts_->messages(table, row)) : prompts_->text(table, row));
+  columns_.clear();
+  for (int64_t i = 0; i < count && table.next(&row); ++i) {
+    check_row(table, row);
+    shown += fmt::format("row {}:\n{}\n\n", row.number,
+                         options_.chat ? conversation_text(conversation_of(prompts_->messages(table, row))) : prompts_->text(table, row));
+  }
   return shown;
 }
 
@@ -281,6 +326,11 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
   }
 }
 
+void MapJob::check_row(const TableReader& table, const TableRow& row) {
+  take_columns(table, row);
+  if (judges() && !schema_fields_.empty()) right_fields(table, row);
+}
+
 bool MapJob::write_lines(const std::atomic<bool>& stop) {
   TableReader table(options_.input, input_kind_);
   lines_.emplace(files_.lines, ::write);
@@ -289,14 +339,14 @@ bool MapJob::write_lines(const std::atomic<bool>& stop) {
   int64_t rows = 0;
   for (; table.next(&row); ++rows) {
     if (stop) return false;
-    take_columns(table, row);
+    check_row(table, row);
     lines_->add(json_text(body_of(table, row)) + "\n");
   }
   if (rows == 0) fail_user("{} has no rows", options_.input);
   fingerprint_ = table.fingerprint();
   lines_->finish();
-  give_time_of(options_.input, lines_->opened_by());
-  return true;
+  set_time(lines_->opened_by(), now_);
+  return !stop;
 }
 
 void MapJob::keep_lines() {
@@ -304,6 +354,14 @@ void MapJob::keep_lines() {
   if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
   lines_->replace();
   lines_.reset();
+}
+
+// Where choices are scored, it has all tokens of all prompts.
+nlohmann::json MapJob::record_of(const std::string& text, const std::string& line) const {
+  if (!choices_) return parse_json(text, files_.answers);
+  static constexpr std::string_view kUnused[] = {"text", "tokens", "text_offset", "top_logprobs"};
+  const bool scored = line.find("\"logprob_token_ids\"") == std::string::npos;
+  return parse_json_without(std::span(kUnused).first(scored ? 4 : 3), text, files_.answers);
 }
 
 std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
@@ -326,11 +384,22 @@ std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json
   return values;
 }
 
-void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const {
-  const jinja::Value expected = object_of(cell_text(*value_as_written(row, columns_, options_.answer_column)));
-  if (!expected.dict())
+jinja::Value MapJob::right_answer(const TableReader& table, const TableRow& row) const {
+  const std::optional<jinja::Value> right = value_as_written(row, columns_, options_.answer_column);
+  if (!right) fail_changed(table.path());  // it was there when the lines were written
+  return *right;
+}
+
+jinja::Value MapJob::right_fields(const TableReader& table, const TableRow& row) const {
+  jinja::Value right = object_of(cell_text(right_answer(table, row)));
+  if (!right.dict())
     fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row),
               options_.answer_column);
+  return right;
+}
+
+void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const {
+  const jinja::Value expected = right_fields(table, row);
   const size_t first = answers ? answers->size() - schema_fields_.size() : 0;  // behind the whole answer, where that is kept
   for (size_t i = 0; i < schema_fields_.size(); ++i) {
     const jinja::Value* right = expected.dict()->find(std::string_view(schema_fields_[i]));
@@ -355,6 +424,7 @@ MapOutcome MapJob::write_table() const {
     for (const std::string& name : schema_fields_) outcome.fields.emplace_back(name, Metrics(""));
   const std::string positive = judged_answer(options_.positive_label);
   TableReader table(options_.input, input_kind_);
+  if (input_kind_ != TableKind::kJsonl && table.columns() != columns_) fail_changed(options_.input);
   FileBytes line_bytes(File::open(files_.lines, FileMode::kRead)), record_bytes(File::open(files_.answers, FileMode::kRead));
   LineReader lines(line_bytes, kMaxRecordBytes, files_.lines), records(record_bytes, kMaxRecordBytes, files_.answers);
   RewrittenFile file(options_.output, ::write);
@@ -365,12 +435,12 @@ MapOutcome MapJob::write_table() const {
   std::string line, text;
   for (; table.next(&row); ++outcome.rows) {
     if (!lines.next(&line) || !records.next(&text)) fail_user("{} has other rows than it had when this job began; run the same command again", options_.input);
-    const nlohmann::json record = parse_json(text, files_.answers);
+    const nlohmann::json record = record_of(text, line);
     std::optional<std::vector<jinja::Value>> answers = answers_of(record, line);
     outcome.unanswered += !answers;
     outcome.unread += !answers && !record.at("response").is_null();
     if (outcome.metrics) {
-      const jinja::Value right = *value_as_written(row, columns_, options_.answer_column);
+      const jinja::Value right = right_answer(table, row);
       std::optional<std::string> answered;
       if (answers) answered = without_blanks(answer_text(answers->front()));
       // Of JSONL: what is no text may be written in several ways.
@@ -385,8 +455,7 @@ MapOutcome MapJob::write_table() const {
     if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
     writer.add(row, answers ? *answers : std::vector<jinja::Value>(added_.size()));
   }
-  if (table.fingerprint() != fingerprint_)
-    fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
+  if (table.fingerprint() != fingerprint_) fail_changed(options_.input);
   file.finish();
   put_in_place(file);
   return outcome;

@@ -3,6 +3,7 @@
 // One thread; memory grows with no number of rows.
 
 #include <atomic>
+#include <ctime>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -40,8 +41,8 @@ class MapJob {
   /// Reads templates, examples, schema and what is needed of the model's tokenizer. `model`: its folder. Throws Error{user}.
   MapJob(const MapOptions& options, const std::string& model);
 
-  /// The first `count` prompts, as the model gets them but for its special tokens.
-  std::string shown_prompts(int64_t count) const;
+  /// The first `count` prompts, as the model gets them but for its special tokens. Throws Error{user} for columns and right answers of these rows as write_lines() does.
+  std::string shown_prompts(int64_t count);
   /// Throws Error{user} if the output is a table that this job did not leave so, unless it may be overwritten.
   void check_output() const;
   /// Writes the lines, to a file without a name. False if `stop` was set before that was done. Throws Error{user} with the row's number for a table, or a template, that is broken.
@@ -59,15 +60,30 @@ class MapJob {
   /// Without what of a text is too long for a line, at the side that --truncate cuts: turning text into tokens takes many times its size.
   std::string within_bounds(std::string text) const;
   void set_prompt(const std::string& text, nlohmann::ordered_json* body) const;
-  nlohmann::ordered_json choices_of(const std::string& text, bool chat) const;
-  std::string conversation_text(const std::vector<Message>& messages) const;
+  /// What asks for the choices behind a prompt. `place`: of its row, for messages.
+  nlohmann::ordered_json choices_of(const std::string& text, const std::string& place) const;
+  /// Nothing if the chat template does not take it.
+  std::optional<nlohmann::ordered_json> choices_of_conversation(const std::vector<Message>& messages, const std::string& place) const;
+  Conversation conversation_of(const std::vector<Message>& messages) const;
+  /// Throws Error{user} with what the chat template says.
+  std::string conversation_text(const Conversation& conversation) const;
+  void refuse_thoughts(const Conversation& conversation, const std::string& text) const;
+  std::time_t time_for_templates() const;
+  /// Throws Error{user} for what cannot be in the table of answers, or be what answers are compared with.
+  void check_row(const TableReader& table, const TableRow& row);
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
   /// Of a table that is finished. At any moment the file that says what was written has the sum of the table that is there, if that is this job's.
   void put_in_place(RewrittenFile& file) const;
   /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
   bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
+  /// What the row has in --answer-column.
+  jinja::Value right_answer(const TableReader& table, const TableRow& row) const;
+  /// The same with a schema: a dict. Throws Error{user} for anything else.
+  jinja::Value right_fields(const TableReader& table, const TableRow& row) const;
   void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const;
+  /// What is needed of a record. `line`: what it answers.
+  nlohmann::json record_of(const std::string& text, const std::string& line) const;
   /// A value for each added column; nothing if there is no answer that can be read.
   std::optional<std::vector<jinja::Value>> answers_of(const nlohmann::json& record, const std::string& line) const;
 
@@ -78,6 +94,7 @@ class MapJob {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::shared_ptr<const ChatTemplate> chat_;
   TemplateVariables kwargs_;
+  std::time_t now_ = 0;  ///< that templates may tell, and the lines' last change
   int64_t max_positions_ = 0;
   std::optional<ChoicePrompts> choices_;
   std::optional<RowPrompts> prompts_;

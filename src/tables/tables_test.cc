@@ -278,6 +278,44 @@ TEST(Tables, APromptThatLosesItsBeginningKeepsItsFirstToken) {
   }
 }
 
+/// Takes no 'z', as one does that has neither a token for it nor an unknown one.
+class NoZTokenizer : public ByteTokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+    if (text.find('z') != std::string_view::npos) fail_user("the character 'z' is not in the vocabulary");
+    return ByteTokenizer::encode(text, add_special_tokens);
+  }
+};
+
+TEST(Tables, APromptThatNothingCanBeAskedOfIsALineThatIsRefused) {
+  const NoZTokenizer tokenizer;
+  const ChoicePrompts prompts({"a", "b"}, tokenizer, 50, Truncation::kRefuse);
+  EXPECT_EQ(prompts.fields("az", false), (nlohmann::ordered_json{{"prompt", "az"}, {"add_special_tokens", true}}));
+  EXPECT_EQ(prompts.fields("az", true), (nlohmann::ordered_json{{"prompt", "az"}, {"add_special_tokens", false}}));
+  EXPECT_EQ(prompts.fields("", true), (nlohmann::ordered_json{{"prompt", nlohmann::ordered_json::array()}}));
+  EXPECT_THROW(ChoicePrompts({"a", "z"}, tokenizer, 50, Truncation::kRefuse).fields("a", false), Error) << "no row can be asked for such a choice";
+}
+
+/// Puts a token behind each text, as one does whose add_eos_token is true.
+class EndingTokenizer : public ByteTokenizer {
+ public:
+  EndingTokenizer() : ByteTokenizer(true) {}
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+    std::vector<int32_t> tokens = ByteTokenizer::encode(text, add_special_tokens);
+    if (add_special_tokens) tokens.push_back(256);
+    return tokens;
+  }
+};
+
+TEST(Tables, WhatIsPutBehindATextIsNoPartOfAChoice) {
+  const EndingTokenizer tokenizer;
+  for (const bool chat : {false, true}) {
+    const nlohmann::json asked = ChoicePrompts({"a", "b"}, tokenizer, 50, Truncation::kRefuse).fields("q ", chat);
+    EXPECT_EQ(asked["logprob_token_ids"].dump(), "[97,98]");
+    EXPECT_EQ(asked["prompt"].dump(), chat ? "[113,32]" : "[256,113,32]");
+  }
+}
+
 TEST(Tables, ManyChoicesAreScoredOneByOne) {
   const ByteTokenizer tokenizer;
   std::vector<std::string> names;
