@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
+#include "base/thread.h"
 #include "base/units.h"
 #include "batch/batch_fields.h"
 #include "batch/batch_model.h"
@@ -43,7 +44,8 @@ class Doorman {
  public:
   /// `stops`: called once the signal has come.
   Doorman(const std::atomic<bool>& stop, HttpServer& server, RequestQueue& queue, double patience_s, std::function<void()> stops)
-      : stop_(stop), server_(server), queue_(queue), patience_s_(patience_s), stops_(std::move(stops)), thread_([this] { watch(); }) {}
+      : stop_(stop), server_(server), queue_(queue), patience_s_(patience_s), stops_(std::move(stops)),
+        thread_(start_thread("the end of the server", [this] { watch(); })) {}
   ~Doorman() {
     ended_ = true;
     thread_.join();
@@ -164,29 +166,29 @@ int serve_command(const ServeOptions& options) {
   if (options.api_keys.empty() && options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1")
     spdlog::warn("--host {}: whoever reaches this address may use the server; give an --api-key", options.host);
   std::exception_ptr failure;
-  std::thread listener([&] {
-    try {
-      server->run();
-    } catch (...) {
-      failure = std::current_exception();
-      queue.abandon("the server's socket has failed");
-    }
-  });
-  struct Joined {
-    HttpServer& server;
-    std::thread& thread;
-    ~Joined() {
-      server.stop();
-      for (const auto until = std::chrono::steady_clock::now() + kLastWords; server.connections() > 0 && std::chrono::steady_clock::now() < until;)
-        std::this_thread::sleep_for(kStopPoll);
-      server.hang_up();
-      thread.join();
-    }
-  } joined{*server, listener};
-  // Tests and scripts wait for this line.
-  print_note("serving {} on http://{}:{}\n", name, options.host, server->port());
   RunReport report;
   {
+    std::thread listener = start_thread("taking connections", [&] {
+      try {
+        server->run();
+      } catch (...) {
+        failure = std::current_exception();
+        queue.abandon("the server's socket has failed");
+      }
+    });
+    struct Joined {
+      HttpServer& server;
+      std::thread& thread;
+      ~Joined() {
+        server.stop();
+        for (const auto until = std::chrono::steady_clock::now() + kLastWords; server.connections() > 0 && std::chrono::steady_clock::now() < until;)
+          std::this_thread::sleep_for(kStopPoll);
+        server.hang_up();
+        thread.join();
+      }
+    } joined{*server, listener};
+    // Tests and scripts wait for this line.
+    print_note("serving {} on http://{}:{}\n", name, options.host, server->port());
     Doorman doorman(signals.stop(), *server, queue, options.shutdown_grace_s, [&] {
       if (state) state->batches.stop();
     });

@@ -1,5 +1,6 @@
 #include "generation/grammar_masks.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,6 +8,8 @@
 #include <latch>
 #include <mutex>
 #include <set>
+#include <thread>
+#include <utility>
 
 #include "generation/grammar_requests.h"
 #include "io/test_folder.h"
@@ -138,6 +141,63 @@ TEST(GrammarMasks, AllWhoWaitForAGrammarHearWhyItCannotBeCompiled) {
     EXPECT_EQ(follower->failure, "it cannot");
   }
   EXPECT_EQ(compiler.tried, 1);
+}
+
+/// Small and large ones, no two the same.
+std::vector<GrammarSpec> many_grammars() {
+  std::vector<GrammarSpec> all = grammars_in_turn();
+  for (int i = 0; i < 8; ++i) {
+    all.push_back({GrammarSpec::Kind::kRegex, fmt::format("[a-c]{{1,{}}}x?", i + 2), {}, true});
+    GrammarSpec large{GrammarSpec::Kind::kChoice, "", {}, true};
+    for (int choice = 0; choice < 500; ++choice) large.choices.push_back(fmt::format("{}a{:08}", i, choice));
+    all.push_back(std::move(large));
+  }
+  return all;
+}
+
+int32_t first_token(const TokenMask& mask) {
+  for (int32_t token = 0; token < kVocab; ++token)
+    if (may_come(mask, token)) return token;
+  return -1;
+}
+
+TEST(GrammarMasks, ManyAtOnceAreFollowedAsEachAlone) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  const TestFolder directory;
+  write_ascii_tokenizer(directory.path().string(), kVocab, kEnd);
+  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(directory.path().string());
+  std::vector<std::pair<TokenMask, TokenMask>> expected;  // of the first token, and behind it
+  for (const GrammarSpec& grammar : many_grammars()) {
+    const auto matcher = GrammarCompiler::create(*tokenizer, kVocab, {kEnd}, kGrammarCacheBytes)->start(grammar);
+    const TokenMask first = matcher->mask();
+    if (const int32_t token = first_token(first); token >= 0) {
+      ASSERT_TRUE(matcher->accept(token));
+    }
+    expected.emplace_back(first, matcher->mask());
+  }
+  GrammarMasks masks(*tokenizer, kVocab, {kEnd});
+  std::thread calls([] {  // as they come in meanwhile
+    for (const GrammarSpec& grammar : many_grammars()) check_grammar(grammar);
+  });
+  std::vector<std::shared_ptr<GrammarMasks::Follower>> followers;
+  std::vector<std::shared_future<TokenMask>> firsts;
+  for (int round = 0; round < 3; ++round)
+    for (const GrammarSpec& grammar : many_grammars()) {
+      followers.push_back(masks.begin(std::make_shared<const GrammarSpec>(grammar)));
+      firsts.push_back(masks.next(followers.back(), {}));
+      masks.begin(
+          std::make_shared<const GrammarSpec>(GrammarSpec{GrammarSpec::Kind::kRegex, fmt::format("{}{}", round, followers.size()), {}, true}));  // given up
+    }
+  for (size_t i = 0; i < followers.size(); ++i) {
+    const auto& [first, second] = expected[i % expected.size()];
+    EXPECT_EQ(firsts[i].get(), first) << i << followers[i]->failure;
+    if (const int32_t token = first_token(first); token >= 0) {
+      EXPECT_EQ(masks.next(followers[i], {token}).get(), second) << i << followers[i]->failure;
+    }
+  }
+  calls.join();
+  const auto unread = masks.begin(spec_of(10'000));
+  masks.next(unread, {});  // the end waits for it
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "serve/answer_call.h"
 
 #include <ctime>
+#include <memory>
 
 #include "base/error.h"
 #include "batch/batch_output.h"
@@ -100,6 +101,15 @@ void answer_whole(HttpCall& call, const CallBody& body, const RecordContext& rec
   call.answer(200, "application/json", body_of(body, record, id, completions));
 }
 
+/// With the last of it what nobody has read to its end is given up, also where its stream never began (the server ends) or broke off.
+std::shared_ptr<void> gives_up_unread(const std::shared_ptr<Ticket>& ticket, ServeMetrics& metrics) {
+  return {nullptr, [ticket, &metrics](void*) {
+            if (ticket->over() || ticket->cancelled() || !ticket->failure().empty()) return;
+            ticket->cancel();
+            metrics.count_hung_up();
+          }};
+}
+
 void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& record, const RecordId& id, ServeContext& context) {
   const Timer timer;
   auto body = std::make_shared<CallBody>(std::move(given));
@@ -108,7 +118,8 @@ void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& rec
     throw ApiError{400, "best_of: with stream all sequences are choices, so it cannot be more than n; lower it, or leave stream out", "invalid_value",
                    "best_of"};
   const std::shared_ptr<Ticket> ticket = submit(request, context, true);
-  call.stream("text/event-stream", [&context, ticket, body, record, id, timer](const HttpWrite& write, const HttpGone& gone) {
+  const std::shared_ptr<void> reader = gives_up_unread(ticket, context.metrics);
+  call.stream("text/event-stream", [&context, ticket, reader, body, record, id, timer](const HttpWrite& write, const HttpGone& gone) {
     AnswerStream stream(record, id, *body, copies_of(body->request), write);
     while (!ticket->over() && stream.writes()) {
       const std::vector<AnswerPiece> pieces = ticket->wait(kLook);

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "batch/answer_json.h"
 #include "batch/output_scan.h"
 #include "io/checked_json.h"
@@ -67,7 +68,7 @@ BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer) : d
   std::sort(unfinished.begin(), unfinished.end());
   for (const auto& [created, id] : unfinished) queue_.push_back(id);
   if (!queue_.empty()) spdlog::info("{} batches are not done; going on with them", queue_.size());
-  thread_ = std::thread([this] { work(); });
+  thread_ = start_thread("the batches of /v1/batches", [this] { work(); });
 }
 
 BatchDesk::~BatchDesk() {
@@ -88,13 +89,19 @@ const nlohmann::ordered_json& BatchDesk::batch_of(const std::string& id) const {
   return found->second;
 }
 
-template <typename Change>
-void BatchDesk::change(const std::string& id, Change change) {
+template <typename Change, typename Then>
+void BatchDesk::change(const std::string& id, Change change, Then then) {
   std::lock_guard guard(mutex_);
   Json next = batches_.at(id);
   change(next);
   replace_whole_file(folder(id) + "/" + kFile, json_text(next), true);
   batches_[id] = std::move(next);
+  then();
+}
+
+template <typename Change>
+void BatchDesk::change(const std::string& id, Change change) {
+  this->change(id, std::move(change), [] {});
 }
 
 std::string BatchDesk::create(const nlohmann::json& body) {
@@ -158,20 +165,23 @@ std::string BatchDesk::cancel(const std::string& id) {
     runs = running_ == id;
   }
   const Json counts = runs ? known : counts_of_outputs(id, known);  // which may take long, so not while others wait
-  change(id, [&](Json& batch) {
-    if (is_over(batch)) return;
-    batch["status"] = "cancelling";
-    batch["cancelling_at"] = std::time(nullptr);
-    if (running_ == id) {
-      stop_running_ = true;
-      return;
-    }
-    batch["status"] = "cancelled";  // it has not begun, or waits to go on
-    if (!runs) batch["request_counts"] = counts;
-    batch["cancelled_at"] = std::time(nullptr);
-    attach_outputs(id, batch);
-    std::erase(queue_, id);
-  });
+  change(
+      id,
+      [&](Json& batch) {
+        if (is_over(batch)) return;
+        batch["status"] = "cancelling";
+        batch["cancelling_at"] = std::time(nullptr);
+        if (running_ == id) return;
+        batch["status"] = "cancelled";  // it has not begun, or waits to go on
+        if (!runs) batch["request_counts"] = counts;
+        batch["cancelled_at"] = std::time(nullptr);
+        attach_outputs(id, batch);
+      },
+      // A batch whose cancelling could not be written down goes on.
+      [&] {
+        if (running_ == id) stop_running_ = true;
+        std::erase(queue_, id);
+      });
   return find(id);
 }
 

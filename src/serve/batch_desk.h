@@ -55,7 +55,9 @@ class BatchDesk {
   /// What lies in a batch's outputs, where nobody has counted since the start. `known`: its counts so far, whose total stays, and which stay where the outputs cannot be read.
   Json counts_of_outputs(const std::string& id, const Json& known) const;
   void attach_outputs(const std::string& id, Json& batch);
-  /// Changes a batch and writes it down.
+  /// Changes a batch and writes it down; does `then`, under the same lock, once that is done. If it cannot be written nothing has changed.
+  template <typename Change, typename Then>
+  void change(const std::string& id, Change change, Then then);
   template <typename Change>
   void change(const std::string& id, Change change);
   std::string folder(const std::string& id) const { return directory_ + "/" + id; }

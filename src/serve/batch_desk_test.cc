@@ -117,6 +117,32 @@ TEST_F(Desk, ABatchThatIsCancelledAfterARestartTellsWhatItHas) {
   EXPECT_EQ(batch["request_counts"], counts(kLines + 1, 2, 1));
 }
 
+TEST_F(Desk, ABatchWhoseCancellingCannotBeWrittenGoesOn) {
+  std::atomic<bool> begun = false, may_go = false, stopped = false;
+  BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    begun = true;
+    while (!may_go && !stop) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (stop) stopped = true;
+    FakeRunner runner;
+    return answer(work, runner, stop);
+  });
+  const std::string running = create(desk);
+  wait_for([&] { return begun.load(); });
+  const std::string waiting = create(desk);
+  for (const std::string& id : {running, waiting}) {
+    const std::string record = directory_.file("batches") + "/" + id + "/batch.json";
+    std::filesystem::remove(record);
+    std::filesystem::create_directories(record + "/taken");  // so that it cannot be written
+    EXPECT_THROW(desk.cancel(id), Error);
+    std::filesystem::remove_all(record);
+    EXPECT_EQ(Json::parse(desk.find(id))["status"], "validating");
+  }
+  may_go = true;
+  wait_for([&] { return desk.num_unfinished() == 0; });
+  EXPECT_FALSE(stopped);
+  for (const std::string& id : {running, waiting}) EXPECT_EQ(Json::parse(desk.find(id))["status"], "completed");
+}
+
 TEST_F(Desk, NothingIsLeftOfAnUploadThatCannotBeKept) {
   const std::string folder = directory_.file("files");
   {

@@ -61,7 +61,7 @@ class HttpCall {
   virtual bool gone() const = 0;
 
   virtual void answer(int status, const std::string& type, std::string body, const std::vector<std::pair<std::string, std::string>>& headers = {}) = 0;
-  /// Status 200, and what `run` writes. It is called once, after the handler has returned.
+  /// Status 200, and what `run` writes. It is called once, after the handler has returned; not at all where the server ends by then. It is gone once the call is over.
   virtual void stream(const std::string& type, std::function<void(const HttpWrite&, const HttpGone&)> run) = 0;
 };
 
