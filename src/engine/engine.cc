@@ -171,6 +171,7 @@ void Engine::keep_own_layers() {
       agree_on_split(port, *model_, {mine, compute_dtype_, options_.planner, options_.stage_split, search ? kSplitRows : kAssumedRows});
   // Stages of one machine share its disk.
   for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= agreed.disk_sharers;
+  hardware_.disk.write_wait_s *= agreed.disk_sharers;
   const std::vector<int64_t>& split = agreed.blocks;
   int64_t first = 0;
   for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
@@ -251,7 +252,7 @@ void Engine::prepare_stage(const Workload& workload) {
   const Arenas arenas{arena_.get(), gpu_arena_.get()};
   AsyncDiskOptions disk;
   if (options_.disk_bytes_per_s > 0) disk.pacer = std::make_shared<Pacer>(options_.disk_bytes_per_s);
-  lanes_.disk_read = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskRead), trace_.get(), disk);
+  lanes_.disk_read = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskRead), trace_.get(), spills.cache || spills.hidden ? disk.beside_writes() : disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskLookup), trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskWrite), trace_.get(), disk);
   if (options_.stages.num_stages() > 1) {

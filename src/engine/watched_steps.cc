@@ -78,11 +78,11 @@ void set_expected_costs(Lanes& lanes, const Model& model, const HardwareProfile&
   lanes.compute->set_cost([&model, processor = processor_of(hardware, policy), precision](const Work& work) {
     return layer_visit_time_s(processor, precision, model.layers()[static_cast<size_t>(work.layer)], work.amount);
   });
-  auto disk = [request_s = hardware.disk.request_s](double bytes_per_s) {
+  const auto disk = [](double request_s, double bytes_per_s) {
     return [request_s, bytes_per_s](const Work& work) { return request_s + work.bytes / bytes_per_s; };
   };
-  lanes.disk_read->set_cost(disk(hardware.disk.read_bytes_per_s));
-  lanes.disk_write->set_cost(disk(hardware.disk.write_bytes_per_s));
+  lanes.disk_read->set_cost(disk(hardware.disk.request_s, hardware.disk.read_bytes_per_s));
+  lanes.disk_write->set_cost(disk(hardware.disk.request_s + write_wait_s(hardware.disk, policy), hardware.disk.write_bytes_per_s));
   if (lanes.h2d)
     lanes.h2d->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.h2d_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
   if (lanes.d2h)

@@ -34,6 +34,14 @@ struct AsyncDiskOptions {
   int depth = 32;                          ///< blocks in flight at most
   int64_t block_bytes = 1 << 20;           ///< transfers are cut into blocks of this size (rounded up to kDirectAlignment)
   std::shared_ptr<Pacer> pacer = nullptr;  ///< to keep to, with other disks perhaps; null: as fast as the disk gives
+
+  /// For reads beside which something is written: where a disk takes requests in their order, each write waits for all that is in flight. 4 MiB keep a disk busy.
+  AsyncDiskOptions beside_writes() const {
+    AsyncDiskOptions fewer = *this;
+    fewer.depth = 8;
+    fewer.block_bytes = 512 << 10;
+    return fewer;
+  }
 };
 
 class AsyncDisk {

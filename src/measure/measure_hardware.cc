@@ -194,10 +194,14 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
 double measure_ram_read(bool quick, int threads, Doubt& doubt) {
   const int64_t bytes = (quick ? 128 : 256) * kMiB;
   const JobMemory buffer(bytes);
-  volatile uint64_t sink = 0;
   WorkerTeam team(threads > 0 ? threads : default_threads());
-  auto read = [&] { sink = sink + sum_of_words(team, buffer.data(), bytes); };
-  const std::vector<double> times = doubt.take(agreed_times(1, [&](size_t) { return median_time_s(0.1, read); }), "reading memory");
+  const auto read_s = [&](size_t) {
+    double times_s[3];
+    for (double& time_s : times_s) time_s = read_from_memory_s(team, buffer.data(), bytes);
+    std::sort(std::begin(times_s), std::end(times_s));
+    return times_s[1];
+  };
+  const std::vector<double> times = doubt.take(agreed_times(1, read_s), "reading memory");
   return static_cast<double>(bytes) / times.front();
 }
 
@@ -219,9 +223,9 @@ double measure_logit_s() {
 /// Keeps a lane full of transfers over some files, round and round, until told to stop.
 class DiskLoad {
  public:
-  static constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
-  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write)
-      : files_(std::move(files)), write_(write), memory_(kBlock * kSlots), lane_("measure", nullptr, {}) {}
+  static constexpr int64_t kBlock = 8 * kMiB, kSlots = 8, kPageBytes = 64 * kKiB;
+  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write, const AsyncDiskOptions& disk = {})
+      : files_(std::move(files)), write_(write), memory_(kBlock * kSlots), lane_("measure", nullptr, disk) {}
   /// Bytes a second while `until` is false.
   double run(const std::function<bool()>& until) {
     Event slots[kSlots];
@@ -261,6 +265,18 @@ class DiskLoad {
     }
     lane_.submit(std::move(work)).wait();
     return seconds_since(start) / kCount;
+  }
+  /// Seconds of a piece of work of some pages of a cache, wherever these are.
+  double pages_s(double time_s) {
+    constexpr int64_t kPages = 16;
+    return median_time_s(time_s, [&] {
+      Work work;
+      for (int64_t n = 0; n < kPages; ++n) {
+        at_ = (at_ + 17 * kMiB) % round_down(files_.front()->size() - kPageBytes, kPageBytes);
+        work.transfers.push_back({files_.front(), write_, round_down(at_, kPageBytes), memory_.data() + n * kPageBytes, kPageBytes, {}});
+      }
+      lane_.submit(std::move(work)).wait();
+    });
   }
   /// Seconds of a transfer that is alone, beside its bytes.
   double alone_s() {
@@ -366,13 +382,22 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   }
 
   if (to_write) {
-    DiskLoad writing({to_write}, true);
-    std::atomic<bool> stop{false};
-    double read_beside = 0;
-    std::thread other = start_thread("measuring the disk", [&] { read_beside = reading->run([&] { return stop.load(); }); });
-    const double write_beside = writing.run_for(time_s / 2);
-    stop = true;
-    other.join();
+    reading.reset();  // its memory
+    DiskLoad writing({to_write}, true), reading_beside(to_read, false, AsyncDiskOptions().beside_writes());
+    const auto beside_reads = [&](const std::function<double()>& measure, double* result) {
+      std::atomic<bool> stop{false};
+      double read_beside = 0;
+      std::thread other = start_thread("measuring the disk", [&] { read_beside = reading_beside.run([&] { return stop.load(); }); });
+      *result = measure();
+      stop = true;
+      other.join();
+      return read_beside;
+    };
+    double write_beside = 0, pages_beside_s = 0;
+    const double read_beside = beside_reads([&] { return writing.run_for(time_s / 2); }, &write_beside);
+    const double pages_s = writing.pages_s(0.05);
+    beside_reads([&] { return writing.pages_s(time_s / 4); }, &pages_beside_s);
+    disk.write_wait_s = std::max(0.0, pages_beside_s - pages_s);
     // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / read_bytes_per_s.
     disk.write_share_of_read = std::clamp((1 - read_beside / disk.read_bytes_per_s) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
   }

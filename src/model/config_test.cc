@@ -770,6 +770,13 @@ TEST(Config, ALimitOfQueriesKeysAndValues) {
   EXPECT_FLOAT_EQ(first.norm_epsilon, 1e-5f);
 }
 
+TEST(Config, NormsOfTheFirstOlmoAddWhatTransformersAdds) {
+  json config = config_of("olmo");
+  config.erase("rms_norm_eps");
+  config["layer_norm_eps"] = 0.5;
+  EXPECT_EQ(parse(config).norm_epsilon, 1e-5f);
+}
+
 TEST(Config, FieldsWithAnotherMeaningAreRefused) {
   for (const char* field : {R"({"rope_interleaved": true})", R"({"embedding_multiplier": 12})", R"({"use_qk_norm": true})", R"({"num_experts": 8})",
                             R"({"residual_multiplier": "1"})"})

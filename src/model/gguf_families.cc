@@ -31,7 +31,7 @@ constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "ll
                                      {.architecture = "minimax-m2", .model_type = "minimax_m2", .says_head = true, .partial = "rotary_dim"},
                                      {.architecture = "granite", .model_type = "granite", .pairs_adjoin = true},
                                      {.architecture = "smollm3", .model_type = "smollm3", .pairs_adjoin = true},
-                                     {.architecture = "olmo", .model_type = "olmo", .pairs_adjoin = true, .layer_norm = true},
+                                     {.architecture = "olmo", .model_type = "olmo", .pairs_adjoin = true, .layer_norm = true, .says_epsilon = true},
                                      {.architecture = "olmo2", .model_type = "olmo2"},
                                      {.architecture = "ernie4_5", .model_type = "ernie4_5", .says_head = true},
                                      {.architecture = "ernie4_5-moe", .model_type = "ernie4_5_moe"},

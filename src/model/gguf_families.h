@@ -24,6 +24,8 @@ struct GgufFamily {
   const char* partial = nullptr;
   /// LayerNorm, where the others have RMSNorm.
   bool layer_norm = false;
+  /// The file says what its norms add to the variance, where Hugging Face's class has a fixed number.
+  bool says_epsilon = false;
 };
 
 /// The family of a file with this general.architecture and these fields; null: flexgen knows none.

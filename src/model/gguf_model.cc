@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "io/checked_json.h"
 #include "io/gguf.h"
+#include "model/config_fields.h"
 #include "model/gguf_families.h"
 #include "model/gguf_fields.h"
 #include "model/gguf_mixture.h"
@@ -189,6 +190,7 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
   ModelConfig config = parse_config(config_json.dump(), "", path);
   config.rope_interleaved |= family->pairs_adjoin;
   if (family->whole_norms) config.norm_offset = 0;
+  if (family->says_epsilon) config.norm_epsilon = static_cast<float>(ConfigFields(config_json, path).positive("layer_norm_eps", 1));
   if (const TensorLocation* factors = checkpoint.find(kRopeFactors)) apply_rope_factors(checkpoint, *factors, config);
   config.mixture.in_pairs = false;  // GGUFs have gate and up apart
   name_tensors_as_family(checkpoint, config);

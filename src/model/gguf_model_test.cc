@@ -221,6 +221,18 @@ TEST(GgufModel, NoLimitOfQueriesKeysAndValuesIsSaidByZero) {
   for (float none : {0.0f, -1.0f}) EXPECT_EQ(limit_of(none), std::nullopt);
 }
 
+TEST(GgufModel, WhatNormsOfTheFirstOlmoAddIsTheFiles) {
+  TestFolder folder;
+  const auto epsilon_of = [&](float epsilon) {
+    TestGguf gguf = fields("olmo");
+    gguf.real("olmo.attention.layer_norm_epsilon", epsilon);
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("olmo.gguf", gguf.bytes()), {"olmo.attention.layer_norm_rms_epsilon"}).config.norm_epsilon;
+  };
+  EXPECT_EQ(epsilon_of(0.25f), 0.25f);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { epsilon_of(-1); }), HasSubstr("layer_norm_eps"));
+}
+
 TEST(GgufModel, AValueForEachLayerMayBeTheSame) {
   TestFolder folder;
   TestGguf gguf;

@@ -554,6 +554,11 @@ TEST(Model, WorkOfABlock) {
 TEST(Model, WorkCountsProjectionsAndNoPositions) {
   std::unique_ptr<Model> model = TinyCheckpoint(kOpt).load();
   EXPECT_DOUBLE_EQ(model->work(0, 5, {}, 5, DType::kBF16).linear_flops, 2 * 5 * 32 * 16);
+  double projection = 0;
+  for (const WeightSpec& weight : model->weights())
+    if (weight.name.ends_with("project_in.weight")) projection += static_cast<double>(weight.bytes());
+  EXPECT_GT(projection, 0);
+  EXPECT_DOUBLE_EQ(model->weight_bytes(0), projection);  // rows of tables are picked, not read whole
 }
 
 TEST(Model, WorkSeesTheWindow) {

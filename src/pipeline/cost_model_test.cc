@@ -70,6 +70,7 @@ struct Case {
 
 struct Ratio {
   double time = 0, read_bytes = 0;
+  double predicted_s = 0;
 };
 /// Prediction over simulation.
 Ratio ratios(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
@@ -96,7 +97,7 @@ Ratio ratios(const Model& model, const Case& c, const HardwareProfile& hardware,
   double read_bytes = 0;
   for (const LaneReport& lane : simulated.lanes)
     if (lane.kind == LaneKind::kDiskRead || lane.kind == LaneKind::kDiskLookup) read_bytes += lane.stats.bytes;
-  return {predicted.time_s / simulated.elapsed_s, predicted.disk_read_bytes / read_bytes};
+  return {predicted.time_s / simulated.elapsed_s, predicted.disk_read_bytes / read_bytes, predicted.time_s};
 }
 double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
   return ratios(model, c, hardware, requests, effort).time;
@@ -115,6 +116,20 @@ TEST(CostModel, AgreesWithTheSimulatedExecutor) {
                        << c.weights << " " << c.cache << " " << c.activations;
     EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " "
                        << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+TEST(CostModel, WritesEndLateBesideReads) {
+  const auto model = shape("opt-1.3b");
+  const std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
+  HardwareProfile late = HardwareProfile::generic();
+  late.disk.write_wait_s = 0.1;
+  for (const double weights : {0.0, 1.0}) {
+    const Case c{8, 3, 60, 2, weights, 0, 1};
+    const Ratio usual = ratios(*model, c, HardwareProfile::generic(), requests), waiting = ratios(*model, c, late, requests);
+    EXPECT_NEAR(waiting.time, 1, 0.05);
+    if (weights == 0) EXPECT_GT(waiting.predicted_s, 1.2 * usual.predicted_s);  // a buffer of the cache is free late, and what comes after its load waits too
+    else EXPECT_EQ(waiting.predicted_s, usual.predicted_s);                     // nothing is read all the time
   }
 }
 

@@ -45,6 +45,7 @@ constexpr uint64_t kChoiceSeed = 7;
 struct LaneCosts {
   SimulatedLane::Cost compute, disk_read, disk_lookup, disk_write;
   SimulatedLane::Cost h2d, d2h, cpu;  ///< beside a GPU
+  double write_wait_s = 0;            ///< write_wait_s()
 };
 
 /// The stores and the executor of one process on simulated lanes.
@@ -84,7 +85,9 @@ class SimulatedProcess {
  private:
   static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link, const LinkSpeed& speed) {
     Lanes lanes;
-    auto simulated = [&clock](LaneKind kind, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(lane_name(kind), clock, std::move(cost)); };
+    auto simulated = [&clock](LaneKind kind, SimulatedLane::Cost cost, double late_s = 0) {
+      return std::make_unique<SimulatedLane>(lane_name(kind), clock, std::move(cost), late_s);
+    };
     lanes.compute = simulated(LaneKind::kCompute, std::move(costs.compute));
     if (policy.on_gpu()) {
       lanes.h2d_small = simulated(LaneKind::kH2dSmall, costs.h2d);
@@ -94,7 +97,7 @@ class SimulatedProcess {
     }
     lanes.disk_read = simulated(LaneKind::kDiskRead, std::move(costs.disk_read));
     lanes.disk_lookup = simulated(LaneKind::kDiskLookup, std::move(costs.disk_lookup));
-    lanes.disk_write = simulated(LaneKind::kDiskWrite, std::move(costs.disk_write));
+    lanes.disk_write = simulated(LaneKind::kDiskWrite, std::move(costs.disk_write), costs.write_wait_s);
     if (link.num_stages() > 1) {  // when a message is there, the port knows
       lanes.network_send = simulated(LaneKind::kNetworkSend, [speed](const Work& work) { return work.bytes / speed.bytes_per_s; });
       lanes.network_receive = simulated(LaneKind::kNetworkReceive, [](const Work&) { return 0.0; });
@@ -181,6 +184,7 @@ LaneCosts costs_of(const Model& model, const Policy& policy, const Precision& pr
     *unpaid_write_s += time_s;
     return time_s;
   };
+  costs.write_wait_s = write_wait_s(disk, policy);
   return costs;
 }
 

@@ -64,6 +64,8 @@ struct DiskProfile {
   double lookup_s = 10e-6;    ///< of one small read among many
   /// How much of a second of writing is taken from reading: 1 if both share one limit, 0 if neither knows of the other.
   double write_share_of_read = 0.5;
+  /// What the end of a write is late by where reads are in flight all the time: a disk may serve these first.
+  double write_wait_s = 0;
   /// Seconds of compute lost for a second of disk traffic at full speed, 0 to 1: memory and cores are shared.
   double compute_slowdown = 0.05;
 };
@@ -72,7 +74,7 @@ struct DiskProfile {
 DiskProfile limited(const DiskProfile& disk, double bytes_per_s);
 
 /// Raised when measuring changes so much that what was measured before misleads: profiles that flexgen keeps for itself are then measured anew.
-inline constexpr int kMeasuringMethod = 10;
+inline constexpr int kMeasuringMethod = 11;
 
 struct HardwareProfile {
   std::string name = "generic";   ///< of the machine, for people

@@ -21,8 +21,11 @@ HardwareProfile with_gpu() {
 }
 
 TEST(HardwareProfile, JsonAndBack) {
-  const std::string text = to_json(with_gpu());
+  HardwareProfile profile = with_gpu();
+  profile.disk.write_wait_s = 0.25;
+  const std::string text = to_json(profile);
   EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
+  EXPECT_EQ(profile_from_json(text, "test").disk.write_wait_s, 0.25);
 }
 
 TEST(HardwareProfile, KeepsWhatSpeaksAgainstIt) {

@@ -7,13 +7,15 @@
 
 #include "plan/hardware_profile.h"
 #include "plan/lane_times.h"
+#include "plan/visit_cost.h"
 #include "schedule/policy.h"
 
 namespace flexgen {
 
 class TimedLanes {
  public:
-  TimedLanes(const HardwareProfile& hardware, const Policy& policy) : hardware_(hardware), disk_slows_compute_(policy.buffers > 1 && !policy.on_gpu()) {}
+  TimedLanes(const HardwareProfile& hardware, const Policy& policy)
+      : hardware_(hardware), disk_slows_compute_(policy.buffers > 1 && !policy.on_gpu()), write_wait_s_(write_wait_s(hardware.disk, policy)) {}
 
   /// The host thread submits nothing before.
   void wait_until(double time_s) { host_s_ = std::max(host_s_, time_s); }
@@ -40,7 +42,9 @@ class TimedLanes {
     unpaid_disk_s_ += time_s;
     unpaid_write_s_ += time_s;
     write_bytes_ += bytes;
-    return occupy(LaneKind::kDiskWrite, write_free_s_, time_s, after_s);
+    // Others may be written meanwhile.
+    busy_[LaneKind::kDiskWrite] += write_wait_s_;
+    return occupy(LaneKind::kDiskWrite, write_free_s_, time_s, after_s) + write_wait_s_;
   }
   /// So many small reads, of `bytes` in all.
   double look_up(double reads, double bytes) {
@@ -78,6 +82,7 @@ class TimedLanes {
 
   const HardwareProfile& hardware_;
   bool disk_slows_compute_;  ///< with a single buffer they take turns
+  double write_wait_s_;
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
   double h2d_free_s_ = 0, h2d_small_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
   double unpaid_disk_s_ = 0;   ///< disk time that compute has not been slowed down for yet

@@ -47,4 +47,7 @@ double outer_visit_time_s(const HardwareProfile& hardware, const Precision& prec
 /// What a chunk of the head on a GPU sends down: the largest of each of its rows, and the logits if they are read.
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits);
 
+/// By how much the end of each write is late under this policy: while weights are streamed, reads are always in flight.
+inline double write_wait_s(const DiskProfile& disk, const Policy& policy) { return policy.weights.disk > 0 ? disk.write_wait_s : 0; }
+
 }  // namespace flexgen

@@ -292,10 +292,10 @@ std::string profile_table(const HardwareProfile& profile) {
   text += fmt::format("RAM read {:.1f} GB/s; a visit starts in {:.0f} us; a million logits take {:.2f} ms\n", profile.ram_read_bytes_per_s / 1e9,
                       profile.cpu.visit_s * 1e6, profile.cpu.logit_s * 1e9);
   text += fmt::format(
-      "disk read {:.2f} GB/s, write {:.2f} GB/s; a request {:.0f} us, a small one among many {:.1f} us; writing takes {:.0f}% of reading's time; "
-      "a second of it costs compute {:.2f} s\n",
+      "disk read {:.2f} GB/s, write {:.2f} GB/s; a request {:.0f} us, a small one among many {:.1f} us; writing takes {:.0f}% of reading's time, "
+      "and a write ends {:.1f} ms late beside it; a second of it costs compute {:.2f} s\n",
       profile.disk.read_bytes_per_s / 1e9, profile.disk.write_bytes_per_s / 1e9, profile.disk.request_s * 1e6, profile.disk.lookup_s * 1e6,
-      100 * profile.disk.write_share_of_read, profile.disk.compute_slowdown);
+      100 * profile.disk.write_share_of_read, 1e3 * profile.disk.write_wait_s, profile.disk.compute_slowdown);
   if (profile.gpu) text += fmt::format("to the GPU {:.1f} GB/s, back {:.1f} GB/s\n", profile.h2d_bytes_per_s / 1e9, profile.d2h_bytes_per_s / 1e9);
   return text;
 }

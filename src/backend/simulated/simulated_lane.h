@@ -13,7 +13,9 @@ namespace flexgen {
 class SimulatedLane : public Lane {
  public:
   using Cost = std::function<double(const Work&)>;  ///< seconds
-  SimulatedLane(std::string name, VirtualClock& clock, Cost cost) : Lane(std::move(name), nullptr), clock_(clock), cost_(std::move(cost)) {}
+  /// What is done is known `late_s` after it was, while the lane does other work.
+  SimulatedLane(std::string name, VirtualClock& clock, Cost cost, double late_s = 0)
+      : Lane(std::move(name), nullptr), clock_(clock), cost_(std::move(cost)), late_s_(late_s) {}
 
   /// In order, one after the other: starts when the lane, the host and everything in `after` are there.
   Event submit(Work work) override;
@@ -23,6 +25,7 @@ class SimulatedLane : public Lane {
  private:
   VirtualClock& clock_;
   Cost cost_;
+  double late_s_;
   double free_at_s_ = 0;
 };
 

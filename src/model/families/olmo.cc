@@ -27,7 +27,9 @@ class Olmo : public Decoder {
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     if (m.model_type == "olmo") {
-      read_layer_norm(fields, m, false, "layer_norm_eps");  // a field of GGUFs; transformers takes 1e-5
+      fields.harmless({"layer_norm_eps"});  // transformers' norm has 1e-5 in it and does not look
+      m.norm = NormKind::kLayer;
+      m.norm_epsilon = 1e-5f;
       m.norm_weights = false;
       read_qkv_limit(fields, m);
       m.ropes = {read_rope(fields, m)};

@@ -39,7 +39,7 @@ class Opt : public Architecture {
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {
     using W = WantedWeight;
     std::vector<W> w{W::table("embed_tokens.weight", m.vocab_size, m.embed_size),
-                     W::small_table("embed_positions.weight", m.max_positions + kPositionOffset, m.hidden_size)};
+                     W::small_table("embed_positions.weight", m.max_positions + kPositionOffset, m.hidden_size, Role::kPositions)};
     if (m.embed_size != m.hidden_size) w.push_back(W::small_matrix("project_in.weight", m.hidden_size, m.embed_size));
     return w;
   }
