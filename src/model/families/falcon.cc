@@ -64,6 +64,7 @@ class Falcon : public Decoder {
     return w.linear(Role::kQkv, "self_attention.query_key_value", (m.num_heads + 2 * m.num_kv_heads) * m.head_size, D, m.qkv_bias)
         .linear(Role::kO, "self_attention.dense", D, D, m.output_bias)
         .linear(Role::kUp, "mlp.dense_h_to_4h", m.ffn_size, D, m.mlp_bias)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.dense_4h_to_h", D, m.ffn_size, m.mlp_bias);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "ln_f"); }

@@ -46,6 +46,7 @@ class GptNeoX : public Decoder {
         .linear(Role::kO, "attention.dense", D, D, m.output_bias)
         .norm(Role::kNorm2, "post_attention_layernorm")
         .linear(Role::kUp, "mlp.dense_h_to_4h", m.ffn_size, D, true)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.dense_4h_to_h", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "final_layer_norm"); }
