@@ -183,6 +183,8 @@ class Kernels {
   virtual void activate(const float* x, int64_t count, Activation activation, std::byte* out) = 0;
   /// out [T, F] act = activation(gate [T, F]) * up [T, F].
   virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) = 0;
+  /// out [T, F] act = activation(x [T, F] f32) over divisors [F], column by column.
+  virtual void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) = 0;
   /// out [count] act of gates and what they gate, f32. NaN stays NaN.
   virtual void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) = 0;
   /// out act = x f32, element by element.

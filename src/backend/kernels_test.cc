@@ -348,6 +348,16 @@ void add_element_cases(std::vector<OperationCase>& cases) {
                          Floats gated = act_output(kernels, count, [&](std::byte* to) { kernels.gated_activate(x.data(), up.data(), count, kind, to); });
                          return flatten({plain, gated});
                        }});
+  for (DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (int64_t cols : {1, 77, 5000})
+      cases.push_back({fmt::format("divided_{}_{}", cols, dtype_name(type)), [=](Kernels& kernels, Rng& rng) {
+                         const Floats x = random_floats(rng, 11 * cols, 4);
+                         Floats divisors = random_floats(rng, cols);
+                         for (float& value : divisors) value = std::copysign(0.1f + std::abs(value), value);
+                         const TestWeight by = TestWeight::vector(divisors, type);
+                         return act_output(kernels, 11 * cols,
+                                           [&](std::byte* to) { kernels.divided_activate(x.data(), 11, cols, Activation::kGeluTanh, by, to); });
+                       }});
   for (int64_t head_size : {2, 16, 64, 80, 96, 128})
     for (auto [turned, interleaved] :
          {std::pair(head_size, false), std::pair(head_size, true), std::pair(head_size / 4 * 2, false), std::pair(head_size / 4 * 2, true)})
@@ -1080,6 +1090,7 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
         kernels_->gated_activate(x.data() + first * cols, up.data() + first * cols, count * cols, Activation::kSilu, out);
       },
       [&](int64_t first, int64_t count, std::byte* out) { kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out); },
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->divided_activate(x.data() + first * cols, count, cols, Activation::kGelu, weight, out); },
       [&](int64_t first, int64_t count, std::byte* out) { kernels_->clamped_gate(GatedValues::pairs(pairs.data()).from(first * cols), count * cols, {}, out); },
       [&](int64_t first, int64_t count, std::byte* out) {
         kernels_->clamped_gate(GatedValues{x.data(), up.data()}.from(first * cols), count * cols, {}, out);
@@ -1181,6 +1192,7 @@ TEST_P(BackendTest, NanStaysNan) {
     for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
       SCOPED_TRACE(static_cast<int>(activation));
       check("activate", to_act([&](std::byte* to) { kernels_->activate(x.data(), rows * cols, activation, to); }));
+      check("divided", to_act([&](std::byte* to) { kernels_->divided_activate(x.data(), rows, cols, activation, ones, to); }));
       check("gate", to_act([&](std::byte* to) { kernels_->gated_activate(x.data(), clean.data(), rows * cols, activation, to); }));
       check("up", to_act([&](std::byte* to) { kernels_->gated_activate(clean.data(), x.data(), rows * cols, activation, to); }));
     }
@@ -1487,6 +1499,13 @@ TEST_F(ReferenceTest, ActivationsMatchKnownValues) {
     kernels_->activate(x.data(), 4, kind, bytes(out.data()));
     for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(out[i], values[i], 1e-6);
   }
+}
+
+TEST_F(ReferenceTest, ActivationsAreDividedByColumn) {
+  const Floats x = {1, 2, 3, -1, 5, 6};
+  Floats out(6);
+  kernels_->divided_activate(x.data(), 2, 3, Activation::kRelu, TestWeight::vector({2, 0.5f, 3}, DType::kF16), bytes(out.data()));
+  EXPECT_EQ(out, (Floats{0.5f, 4, 1, 0, 10, 2}));
 }
 
 TEST_F(ReferenceTest, GatesAreClamped) {

@@ -80,6 +80,13 @@ class StagedKernels : public Kernels {
     std::byte* to = call.in_out(out, act_bytes(count));
     call.run([&] { kernels_->gated_activate(from, times, count, activation, to); });
   }
+  void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) override {
+    Call call(*this);
+    const float* from = call.in(x, num_rows * cols);
+    const WeightView by = call.in(divisors);
+    std::byte* to = call.in_out(out, act_bytes(num_rows * cols));
+    call.run([&] { kernels_->divided_activate(from, num_rows, cols, activation, by, to); });
+  }
   void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     Call call(*this);
     const float* gate = call.in(x.gate, x.step * count);

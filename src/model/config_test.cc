@@ -172,6 +172,22 @@ TEST(Config, QuantizedInOtherWords) {
       Method::kGptq);
 }
 
+/// AutoRound until 0.4, which says by its kernels how weights are packed.
+TEST(Config, OldFilesOfAutoRound) {
+  const auto old = [](const std::string& kernels) {
+    return quantization(R"({"quant_method": "intel/auto-round", "autoround_version": "0.4.5", "bits": 4, "group_size": 128, "sym": true, "backend": ")" +
+                        kernels + "\"}");
+  };
+  for (const char* kernels : {"auto_round:gptq:exllamav2", "auto_gptq:exllamav2"}) EXPECT_TRUE(old(kernels).zeros_less_one) << kernels;
+  EXPECT_EQ(old("auto_round:exllamav2").method, Quantization::Method::kGptq);
+  EXPECT_FALSE(old("auto_round:exllamav2").zeros_less_one);
+  EXPECT_EQ(old("auto_round:auto_awq").method, Quantization::Method::kAwq);
+  for (const char* kernels : {"autoround:exllamav2", "auto_round:marlin", ""})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { old(kernels); }), HasSubstr("'backend' is '" + std::string(kernels) + "'")) << kernels;
+  // The newer name's files say it otherwise.
+  EXPECT_TRUE(quantization(R"({"quant_method": "auto-round", "backend": "auto_round:exllamav2", "bits": 4, "model_free": true})").zeros_less_one);
+}
+
 TEST(Config, ModelOptimizersOwnFileIsRead) {
   TestFolder folder;
   folder.put("config.json", config_of("llama").dump());
@@ -248,7 +264,8 @@ TEST(Config, Gpt2) {
       json::parse(R"({"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1,
     "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
     "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true, "summary_type": "cls_index",
-    "summary_use_proj": true, "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 50257})");
+    "summary_use_proj": true, "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 50257,
+    "n_special": 0, "predict_special_tokens": true, "_num_labels": 1})");
   const ModelConfig m = parse(published);
   EXPECT_EQ(m.ffn_size, 4 * 768);
   EXPECT_EQ(m.max_positions, 1024);
@@ -271,6 +288,17 @@ TEST(Config, Gpt2) {
                                                                                                             : std::string(patch).substr(2, 8)))
         << patch;
   }
+}
+
+TEST(Config, GptJ) {
+  const ModelConfig m = parse(
+      json::parse(R"({"activation_function": "gelu_new", "architectures": ["GPTJForCausalLM"], "attn_pdrop": 0.0, "bos_token_id": 50256, "embd_pdrop": 0.0,
+    "eos_token_id": 50256, "gradient_checkpointing": false, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gptj", "n_embd": 4096, "n_head": 16,
+    "n_inner": null, "n_layer": 28, "n_positions": 2048, "resid_pdrop": 0.0, "rotary": true, "rotary_dim": 64, "scale_attn_weights": true,
+    "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true, "summary_type": "cls_index", "summary_use_proj": true,
+    "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50, "temperature": 1.0}}, "tie_word_embeddings": false,
+    "tokenizer_class": "GPT2Tokenizer", "transformers_version": "4.18.0.dev0", "use_cache": true, "vocab_size": 50400})"));
+  EXPECT_EQ(m.ropes[0].inverse_frequencies.size(), 32u);
 }
 
 TEST(Config, SlidingWindow) {
@@ -698,8 +726,41 @@ TEST(Config, FieldsOfPublishedFilesAreKnown) {
       {"cohere", R"({"pretraining_tp": 1, "rms_norm_eps": null, "use_parallel_embedding": false})"},
       {"cohere2", R"({"use_parallel_embedding": false, "rms_norm_eps": null})"},
       {"llama", R"({"pretraining_tp": 2, "torch_dtype": "torch.bfloat16", "rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": true}})"},
-      {"llama", R"({"rope_scaling": {"type": "default", "factor": 1.0}})"}};
+      {"llama", R"({"rope_scaling": {"type": "default", "factor": 1.0}})"},
+      {"llama", R"({"_num_labels": 1, "summary_proj_to_labels": true})"},
+      {"gpt_neox",
+       R"({"num_key_value_heads": 8, "rms_norm_eps": null, "rope_theta": 10000, "rotary_emb_base": 10000, "partial_rotary_factor": 0.25, "rotary_pct": 0.25, "num_steps": "global_step320000"})"},
+      {"qwen2", R"({"rope_theta": 1000000, "rotary_emb_base": 1000000, "rms_norm_eps": 1e-5, "seq_length": 65536})"},
+      {"opt", R"({"learned_embeddings": true, "scale_embeddings": false})"},
+      {"falcon",
+       R"({"ffn_hidden_size": 256, "ff_factor": 4, "intermediate_size": null, "rms_norm_eps": null, "num_key_value_heads": null, "hidden_act": null})"}};
   for (const auto& [type, text] : kFiles) EXPECT_EQ(parse_patched(type, text).hidden_size, 64) << type << " " << text;
+}
+
+/// One number by two names, of which transformers reads the first.
+TEST(Config, TwoNamesOfARopeMustAgree) {
+  const auto neox = [](const std::string& fields) {
+    return parse_patched("gpt_neox", R"({"num_key_value_heads": 8, "rms_norm_eps": null, "rope_theta": null, )" + fields + "}");
+  };
+  const ModelConfig both = neox(R"("rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 100, "rope_theta": 100)");
+  ASSERT_EQ(both.ropes[0].inverse_frequencies.size(), 2u);
+  EXPECT_FLOAT_EQ(both.ropes[0].inverse_frequencies[1], 0.1f);
+  for (const char* fields : {R"("rope_theta": 500, "rotary_emb_base": 100)", R"("rope_theta": 500)"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { neox(fields); }), AllOf(HasSubstr("'rope_theta' is not 100"), HasSubstr("'rotary_emb_base'"))) << fields;
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { neox(R"("partial_rotary_factor": 0.5)"); }),
+              AllOf(HasSubstr("'partial_rotary_factor' is not 0.25"), HasSubstr("'rotary_pct'")));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [] { parse_patched("qwen2", R"({"rotary_emb_base": 5})"); }), HasSubstr("'rotary_emb_base' is not 10000"));
+}
+
+/// Qwen2.5-1M: beyond the length of training positions are others, which flexgen does not have.
+TEST(Config, DualChunksEndSequencesAtTheLengthOfTraining) {
+  const std::string chunks = R"("dual_chunk_attention_config": {"chunk_size": 128, "local_size": 16, "original_max_position_embeddings": )";
+  EXPECT_EQ(parse_patched("qwen2", "{" + chunks + "128}}").max_positions, 128);
+  EXPECT_EQ(parse_patched("qwen2", "{" + chunks + "512}}").max_positions, 256);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("qwen2", "{" + chunks + "128, \"other\": 1}}"); }), HasSubstr("other"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("qwen2", R"({"dual_chunk_attention_config": {}})"); }),
+              HasSubstr("original_max_position_embeddings"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("llama", "{" + chunks + "128}}"); }), HasSubstr("dual_chunk_attention_config"));
 }
 
 TEST(Config, DefaultsAreThoseOfTransformers) {

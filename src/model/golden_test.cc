@@ -19,6 +19,7 @@
 #include "model/model.h"
 #include "model/prepared_weights.h"
 #include "model/test_as_gguf.h"
+#include "tensor/group_quant.h"
 
 namespace flexgen::golden_test {
 namespace {
@@ -493,6 +494,78 @@ TEST(TrainedModel, ContinuesAsTransformersDoes) {
     EXPECT_EQ(compare_greedy(model, golden, 1e-3f), 64u) << backend.name;
   }
 }
+
+/// AutoAWQ multiplies the columns of a matrix by what it then divides the activation before them by. With powers of 2 no logit changes.
+struct ScaledCase {
+  const char *name, *down, *scales;
+  friend std::ostream& operator<<(std::ostream& out, const ScaledCase& one) { return out << one.name; }
+};
+class ScaledActivationTest : public testing::TestWithParam<ScaledCase> {
+ protected:
+  /// The fixture with scaled columns. Of what they are scaled by only the first block's tensor is written if `whole` is false.
+  void write(bool whole) {
+    const ScaledCase& one = GetParam();
+    const Checkpoint checkpoint = Checkpoint::open(fixture(one.name));
+    std::vector<TensorToWrite> tensors;
+    std::vector<std::vector<std::byte>> data;
+    for (const auto& [name, at] : checkpoint.tensors()) {
+      tensors.push_back({name, at.dtype, at.shape});
+      data.emplace_back(static_cast<size_t>(at.bytes));
+      File::open(checkpoint.files()[static_cast<size_t>(at.file)], FileMode::kRead)->read(at.offset, data.back());
+      if (!name.ends_with(one.down)) continue;
+      const int64_t cols = at.shape[1];
+      std::vector<float> row(static_cast<size_t>(cols)), scales(static_cast<size_t>(cols));
+      for (float& scale : scales) scale = std::ldexp(1.0f, static_cast<int>(random_() % 4));
+      for (int64_t r = 0; r < at.shape[0]; ++r) {
+        for (int64_t i = 0; i < cols; ++i)
+          row[static_cast<size_t>(i)] = load_float(data.back().data(), at.dtype, r * cols + i) * scales[static_cast<size_t>(i)];
+        store_row(row.data(), cols, at.dtype, data.back().data() + size_bytes(at.dtype, r * cols));
+      }
+      if (!whole && num_scaled_++ > 0) continue;
+      tensors.push_back({name.substr(0, name.size() - std::string_view(one.down).size()) + one.scales, DType::kF16, {cols}});
+      data.emplace_back(static_cast<size_t>(2 * cols));
+      store_row(scales.data(), cols, DType::kF16, data.back().data());
+    }
+    SafetensorsWriter writer(folder_.file("model.safetensors"), tensors);
+    for (const std::vector<std::byte>& bytes : data) writer.append(bytes.data(), std::ssize(bytes));
+    writer.close();
+    nlohmann::json config = nlohmann::json::parse(read_whole(fixture(one.name) + "/config.json"));
+    config["quantization_config"] = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", 32}, {"version", "gemm"}, {"zero_point", true}};
+    folder_.put("config.json", config.dump());
+  }
+
+  TestFolder folder_;
+  std::mt19937 random_{7};
+  int num_scaled_ = 0;
+};
+
+TEST_P(ScaledActivationTest, IsDividedByWhatTheNextMatrixIsMultipliedBy) {
+  const Golden golden = load_golden(GetParam().name);
+  const auto all = [](size_t) { return 1000; };
+  write(true);
+  for (const Backend& backend :
+       {Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16}, Backend{"cuda_emulated", DType::kBF16}}) {
+    if (backend.name == "cpu" && backend.dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    const auto kernels = make_kernels(backend);
+    WholeModel model(folder_.path().string(), *kernels, backend.dtype);
+    EXPECT_LE(difference_of(model.run(golden.prompts, all), golden.logits).largest, tolerance(backend, golden).largest) << backend;
+  }
+}
+
+TEST_P(ScaledActivationTest, WithoutScalesActivationsStay) {
+  const Golden golden = load_golden(GetParam().name);
+  write(false);
+  const auto kernels = make_reference_kernels();
+  WholeModel model(folder_.path().string(), *kernels, DType::kF32);
+  EXPECT_GT(difference_of(model.run(golden.prompts, [](size_t) { return 1000; }), golden.logits).largest, 3e-2f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, ScaledActivationTest,
+                         testing::Values(ScaledCase{"starcoder2", "c_proj.weight", "act.scales"}, ScaledCase{"falcon", "dense_4h_to_h.weight", "act.scales"},
+                                         ScaledCase{"falcon-groups", "dense_4h_to_h.weight", "act.scales"},
+                                         ScaledCase{"mpt", "ffn.down_proj.weight", "ffn.act.scales"}, ScaledCase{"gptj", "fc_out.weight", "act.scales"},
+                                         ScaledCase{"gpt_neox", "dense_4h_to_h.weight", "act.scales"},
+                                         ScaledCase{"bloom", "dense_4h_to_h.weight", "gelu_impl.scales"}));
 
 struct GgufCase {
   const char *name, *architecture;

@@ -62,7 +62,7 @@ std::vector<std::string> names_without_prefix(const Architecture& architecture, 
   std::vector<std::string> names;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
     for (const WantedWeight& weight : wanted)
-      if (weight.role != Role::kOutputBias) names.push_back(weight.name);
+      if (weight.role != Role::kOutputBias && !weight.optional) names.push_back(weight.name);
   };
   for (int64_t i = 0; i < config.num_layers; ++i) add(whole_block(architecture, config, i));
   add(architecture.head(config));
@@ -95,6 +95,9 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
   spdlog::info("{}: tensor names start with '{}', which is taken off", directory, fitting[0].wrapper);
   return fitting[0];
 }
+
+/// What AutoAWQ divides an activation by, after it has multiplied the columns of the next matrix.
+bool is_scale_of_activation(std::string_view name) { return name.ends_with(".act.scales") || name.ends_with(".gelu_impl.scales"); }
 
 /// Whether two tensors of files say the same; reads both up to where they differ.
 bool same_values(const Checkpoint& checkpoint, const TensorLocation& a, const TensorLocation& b) {
@@ -133,6 +136,7 @@ class Builder {
     layer.kind = kind;
     layer.index = index;
     for (const WantedWeight& weight : wanted) {
+      if (weight.optional && !checkpoint_.find(prefix_.whole() + weight.name)) continue;
       layer.uses.push_back({index_of(weight), 0, weight.rows, weight.lookup(), weight.role});
       if (weight.multiplied()) layer.linear_flops_per_row += 2.0 * static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
     }
@@ -400,7 +404,13 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->weights_ = std::move(builder.weights);
   model->sum_up_layers();
   if (!checkpoint.stamps().empty()) read_small_vectors(*model, &model->config_);  // an imagined one has no numbers
-  if (std::vector<std::string> unused = builder.unused(); !unused.empty())
+  const std::vector<std::string> unused = builder.unused();
+  if (const auto scale = std::find_if(unused.begin(), unused.end(), is_scale_of_activation); scale != unused.end())
+    fail_user(
+        "{}: the tensor '{}' says what an activation is divided by, as AutoAWQ writes it; flexgen does that of the quant_method awq, in starcoder2, falcon, mpt, "
+        "gptj, gpt_neox and bloom. Without it answers would be wrong; take another checkpoint",
+        directory, *scale);
+  if (!unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
                  unused.size(), unused.front());
   return model;
@@ -413,8 +423,8 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
   auto add = [&](const std::vector<WantedWeight>& wanted) {
     for (const WantedWeight& weight : wanted) {
       const std::string name = (weight.role == Role::kOutputBias ? "" : prefix) + weight.name;
-      if (weight.slice > 0) continue;  // in the tensor of the first
-      if (weight.mxfp4) {              // bytes
+      if (weight.slice > 0 || weight.optional) continue;  // in the tensor of the first; not needed
+      if (weight.mxfp4) {                                 // bytes
         std::vector<int64_t> sizes = weight.shape();
         sizes.back() /= 32;
         tensors.push_back({name + "_scales", DType::kCodes8, sizes});

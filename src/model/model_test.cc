@@ -527,6 +527,32 @@ TEST(Model, TensorsThatNobodyNeedsAreNoError) {
   EXPECT_EQ(checkpoint.load()->weights().size(), checkpoint.tensors.size() - 2);
 }
 
+/// AutoAWQ's, without which answers would be wrong: read where the family and the method have them, else refused.
+TEST(Model, ScalesOfActivationsAreReadOrRefused) {
+  const std::string starcoder =
+      R"({"model_type": "starcoder2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+    "vocab_size": 100, "max_position_embeddings": 64)";
+  const std::string awq = starcoder + R"(, "quantization_config": {"quant_method": "awq", "bits": 4}})", plain = starcoder + "}";
+  const TensorToWrite scales{"model.layers.1.mlp.act.scales", DType::kF16, {48}};
+  TinyCheckpoint good(awq.c_str());
+  good.tensors.push_back(scales);
+  const std::unique_ptr<Model> model = good.load();
+  const auto has_scales = [](const LayerSpec& layer) {
+    return std::any_of(layer.uses.begin(), layer.uses.end(), [](const WeightUse& use) { return use.role == Role::kInnerScales; });
+  };
+  EXPECT_FALSE(has_scales(model->layers()[1]));  // one that has none goes without
+  EXPECT_TRUE(has_scales(model->layers()[2]));
+  good.tensors.back().shape = {47};
+  EXPECT_THAT(good.error(), AllOf(HasSubstr("'model.layers.1.mlp.act.scales'"), HasSubstr("[47]")));
+  for (const char* config : {plain.c_str(), kLlama})
+    for (const char* name : {"model.layers.1.mlp.act.scales", "model.layers.1.mlp.gelu_impl.scales"}) {
+      TinyCheckpoint bad(config);
+      bad.tensors.push_back(scales);
+      bad.tensors.back().name = name;
+      EXPECT_THAT(bad.error(), AllOf(HasSubstr(name), HasSubstr("divided")));
+    }
+}
+
 TEST(Model, MixedDtypesKeepTheirOwn) {
   TinyCheckpoint checkpoint(kLlama);
   checkpoint.tensor("model.norm.weight").dtype = DType::kF32;

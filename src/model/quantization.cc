@@ -43,7 +43,7 @@ void name_makers_fields(ConfigFields& fields) {
                    "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input", "enable_minmax_tuning",
                    "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks",
                    "multimodal", "super_bits", "super_group_size", "mse", "provider", "producer", "version", "quantization_status",
-                   "global_compression_ratio", "calib_data", "static_kv_dtype"});
+                   "global_compression_ratio", "calib_data", "static_kv_dtype", "model_free"});
   // clang-format on
 }
 
@@ -236,9 +236,20 @@ void read_awq(ConfigFields& fields, Quantization& quantization) {
   quantization.schemes.push_back(scheme);
 }
 
+/// Until 0.4 AutoRound called itself intel/auto-round, and said how it packs in the name of the kernels that it meant.
+std::string packing_of_kernels(ConfigFields& fields) {
+  const std::string kernels = lower(fields.text_or("backend", ""));
+  const auto names = [&](const char* part) { return kernels.find(part) != std::string::npos; };
+  if (names("gptq") && !names("marlin")) return "auto_round:auto_gptq";
+  if (names("awq")) return "auto_round:auto_awq";
+  if (kernels.starts_with("auto_round:") && (names("exllamav2") || names("triton"))) return "auto_round";
+  fields.refuse("backend", fmt::format("is '{}', by which flexgen does not know how weights are packed; {}", printable(kernels), kTakeAnother));
+}
+
 /// AutoRound packs as one of the others does.
 void read_auto_round(ConfigFields& fields, Quantization& quantization) {
-  const std::string packing = lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
+  const bool is_old = quantization.name == "intel/auto-round" && !fields.find("packing_format");
+  const std::string packing = is_old ? packing_of_kernels(fields) : lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   fields.only("data_type", "int");
   if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
@@ -293,6 +304,7 @@ constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},
                                  {"gptq", Method::kGptq, read_gptq},
                                  {"awq", Method::kAwq, read_awq},
                                  {"auto-round", Method::kGptq, read_auto_round},
+                                 {"intel/auto-round", Method::kGptq, read_auto_round},
                                  {"mxfp4", Method::kMxfp4, read_mxfp4}};
 
 }  // namespace

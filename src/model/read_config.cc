@@ -29,8 +29,8 @@ void name_harmless_fields(ConfigFields& fields) {
                    "flash_attention", "use_sdpa", "use_fused_rope", "use_fused_rms_norm", "use_fused_mlp", "use_cache_quantization", "use_cache_kernel",
                    "softmax_in_fp32", "attention_softmax_in_fp32", "experts_implementation", "_experts_implementation"});
   fields.harmless({"transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version", "is_llama_config", "_from_model_config",
-                   "use_cache", "problem_type", "finetuning_task", "task_specific_params", "custom_pipelines", "id2label", "label2id", "num_labels", "name", "model_name",
-                   "version", "license", "language", "tags", "base_model", "max_window_layers"});
+                   "use_cache", "problem_type", "finetuning_task", "task_specific_params", "custom_pipelines", "id2label", "label2id", "num_labels", "_num_labels",
+                   "name", "model_name", "version", "license", "language", "tags", "base_model", "max_window_layers"});
   // The tokenizer's, which has files of its own.
   fields.harmless({"tokenizer_class", "tokenizer_name", "tokenizer_file", "tokenizer_model_max_length", "tokenizer_padding_side", "tokenizer_vocab_size",
                    "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "bos_token", "eos_token", "pad_token",
@@ -44,7 +44,7 @@ void name_harmless_fields(ConfigFields& fields) {
   // Of transformers' own output objects.
   fields.harmless({"return_dict", "output_attentions", "output_hidden_states", "output_scores", "output_past", "return_dict_in_generate",
                    "torchscript", "keys_to_ignore_at_inference", "chunk_size_feed_forward", "tf_legacy_loss", "is_composition", "summary_type",
-                   "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_logits"});
+                   "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_logits", "summary_proj_to_labels"});
   // Special tokens that only padding and encoders use.
   fields.harmless({"pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "prefix"});
   // Defaults of generation; here a request says how it samples.

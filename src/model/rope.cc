@@ -126,6 +126,13 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
       fields.refuse(names.partial_name, fmt::format("contradicts the one in '{}'; remove one of them", name));
     partial = inner;
   }
+  const auto check_same = [&](const char* too, const char* of, double value) {
+    if (too != nullptr && fields.find(too) && fields.positive(too, kLargest) != value)
+      fields.refuse(
+          too, fmt::format("is not {}, which {} '{}'; remove one of them", value, fields.contains(of) ? "the file says by" : "counts in the absence of", of));
+  };
+  check_same(names.theta_too, names.theta_name, theta);
+  check_same(names.partial_too, names.partial_name, partial);
   const int64_t head_size = names.head_size > 0 ? names.head_size : config.head_size;
   auto turned = static_cast<int64_t>(static_cast<double>(head_size) * partial);
   if (turned % 2 != 0 || turned == 0)

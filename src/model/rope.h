@@ -16,6 +16,8 @@ struct RopeFields {
   double partial = 1;           ///< that share
   const char* theta_name = "rope_theta";
   const char* partial_name = "partial_rotary_factor";
+  /// Names that other versions have for the two: what they say must be the same.
+  const char *theta_too = nullptr, *partial_too = nullptr;
   std::string_view layer_type = {};  ///< rope_parameters has an object for each kind of layer: which one; else rope_scaling is of full_attention
   int64_t original = 0;              ///< original_max_position_embeddings; 0: as the scaling says, or max_position_embeddings
   bool has_alpha = false;            ///< "dynamic" scaling with a field alpha is a longer base for all sequences (Hunyuan)

@@ -82,6 +82,13 @@ WeightList& WeightList::fused_feed_forward() {
   return linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
 }
 
+WeightList& WeightList::inner_scales(const std::string& name) {
+  if (config_.quantization.method != Quantization::Method::kAwq) return *this;
+  add(WantedWeight::vector(start_ + name, config_.ffn_size, Role::kInnerScales));
+  weights_.back().optional = true;
+  return *this;
+}
+
 WeightList& WeightList::router(const std::string& name, const std::string& bias_name) {
   const Mixture& mixture = config_.mixture;
   // Small, and a choice is no place for rounding: it is kept as it is, whatever type the other matrices get.

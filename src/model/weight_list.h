@@ -30,6 +30,7 @@ enum class Role : uint8_t {
   kExpertScales,               ///< [E], Mixture::expert_scales
   kSharedGate, kSharedGateBias,
   kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
+  kInnerScales,                ///< [F], which act(Wup x) is divided by
   kGateUp, kGateUpBias,        ///< one matrix, whose rows are of gate and up in turn
   kDensePostNorm, kDensePostNormBias, kExpertsPostNorm, kExpertsPostNormBias,  ///< what a feed-forward part makes beside experts, and what these make
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
@@ -61,6 +62,8 @@ struct WantedWeight {
   int64_t slice = 0, slices = 0;
   /// The checkpoint has codes and scales in its place, NAME_blocks [..., rows, cols / 32, 16] and NAME_scales [..., rows, cols / 32]: MXFP4 as gpt-oss is shipped.
   bool mxfp4 = false;
+  /// A layer of a checkpoint that does not hold it goes without.
+  bool optional = false;
 
   static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) {
     return {Kind::kMatrix, std::move(name), rows, cols, role};
@@ -110,6 +113,9 @@ class WeightList {
   WeightList& feed_forward();
   /// The same with gate and up in one tensor, mlp.gate_up_proj.
   WeightList& fused_feed_forward();
+
+  /// Where weights are AWQ's: what AutoAWQ divides the activation by, a tensor of that name, if it is there.
+  WeightList& inner_scales(const std::string& name);
 
   /// A mixture's router NAME.weight [E, D], and what biases its choice: a tensor of that name.
   WeightList& router(const std::string& name, const std::string& bias_name = "");

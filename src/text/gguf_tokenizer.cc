@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <span>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -22,14 +23,32 @@ constexpr const char* kDigitPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L
 constexpr const char* kCasesPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+/// DeepSeek's splits, one after the other. In the first letters are those that have capitals, of an older Unicode.
+constexpr const char* kDeepseekLetters =
+    R"(\s?[A-Za-z\x{b5}\x{c0}-\x{d6}\x{d8}-\x{f6}\x{f8}-\x{1ba}\x{1bc}-\x{1bf}\x{1c4}-\x{293}\x{295}-\x{2af}\x{370}-\x{373}\x{376}\x{377}\x{37b}-\x{37d}\x{37f})"
+    R"(\x{386}\x{388}-\x{38a}\x{38c}\x{38e}-\x{3a1}\x{3a3}-\x{3f5}\x{3f7}-\x{481}\x{48a}-\x{52f}\x{531}-\x{556}\x{10a0}-\x{10c5}\x{13a0}-\x{13f5})"
+    R"(\x{13f8}-\x{13fd}\x{1c90}-\x{1cba}\x{1cbd}-\x{1cbf}\x{1d00}-\x{1d2b}\x{1d6b}-\x{1d77}\x{1d79}-\x{1d9a}\x{1e00}-\x{1f15}\x{1f18}-\x{1f1d})"
+    R"(\x{1f20}-\x{1f45}\x{1f48}-\x{1f4d}\x{1f50}-\x{1f57}\x{1f59}\x{1f5b}\x{1f5d}\x{1f5f}-\x{1f7d}\x{1f80}-\x{1fb4}\x{1fb6}-\x{1fbc}\x{1fbe})"
+    R"(\x{1fc2}-\x{1fc4}\x{1fc6}-\x{1fcc}\x{1fd0}-\x{1fd3}\x{1fd6}-\x{1fdb}\x{1fe0}-\x{1fec}\x{1ff2}-\x{1ff4}\x{1ff6}-\x{1ffc}\x{2102}\x{2107})"
+    R"(\x{210a}-\x{2113}\x{2115}\x{2119}-\x{211d}\x{2124}\x{2126}\x{2128}\x{212a}-\x{212d}\x{212f}-\x{2134}\x{2139}\x{213c}-\x{213f}\x{2145}-\x{2149}\x{214e})"
+    R"(\x{2183}\x{2184}\x{2c00}-\x{2c7b}\x{2c7e}-\x{2ce4}\x{2ceb}-\x{2cee}\x{2cf2}\x{2cf3}\x{a640}-\x{a66d}\x{a680}-\x{a69b}\x{a722}-\x{a76f})"
+    R"(\x{a771}-\x{a787}\x{a78b}-\x{a78e}\x{ab70}-\x{abbf}\x{fb00}-\x{fb06}\x{fb13}-\x{fb17}\x{ff21}-\x{ff3a}\x{ff41}-\x{ff5a}\x{10400}-\x{1044f})"
+    R"(\x{104b0}-\x{104d3}\x{104d8}-\x{104fb}\x{10c80}-\x{10cb2}\x{10cc0}-\x{10cf2}\x{118a0}-\x{118df}\x{1e900}-\x{1e943}]+)";
+constexpr const char* kDeepseekAsian = R"([\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{ac00}-\x{d7ff}]+)";
+constexpr const char* kDeepseekSplits[]{"[\\r\\n]", kDeepseekLetters, R"(\s?[!-/:-~\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff5e}\x{2018}-\x{201f}\x{3000}-\x{3002}]+)",
+                                        "\\s+$",    kDeepseekAsian,   R"(\p{N}+)"};
+constexpr const char* kDeepseekCoderSplits[]{"[\\r\\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepseekAsian, R"(\p{N})"};
+constexpr const char* kSeedCoderPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 /// How a text is split before its merges, by the name that llama.cpp gives it (tokenizer.ggml.pre).
 struct GgufSplit {
   const char* name;
-  const char* pattern;          ///< null: GPT-2's
-  bool single_digits = false;   ///< before GPT-2's pattern
-  bool composes = false;        ///< texts are composed first (NFC)
-  bool ignores_merges = false;  ///< a stretch that is a token is that token
-  bool begins = false;          ///< begins texts where the file does not say
+  const char* pattern;                         ///< null: GPT-2's
+  bool single_digits = false;                  ///< before GPT-2's pattern
+  bool composes = false;                       ///< texts are composed first (NFC)
+  bool ignores_merges = false;                 ///< a stretch that is a token is that token
+  bool begins = false;                         ///< begins texts where the file does not say
+  std::span<const char* const> patterns = {};  ///< one after the other, in place of the one
 };
 constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"phi-2", nullptr},
@@ -61,7 +80,10 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"olmo", nullptr, false, true},
                                   {"starcoder", nullptr, true},
                                   {"refact", nullptr, true},
-                                  {"command-r", nullptr, true, true}};
+                                  {"command-r", nullptr, true, true},
+                                  {"deepseek-llm", nullptr, false, false, false, false, kDeepseekSplits},
+                                  {"deepseek-coder", nullptr, false, false, false, false, kDeepseekCoderSplits},
+                                  {"seed-coder", kSeedCoderPattern}};
 
 Json step_sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }
 Json replace_step(const char* kind, const char* from, const char* to) { return {{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; }
@@ -129,8 +151,10 @@ class GgufTokenizer {
     if (split->composes) out_.json["normalizer"] = {{"type", "NFC"}};
     Json steps = Json::array();
     if (split->single_digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
-    if (split->pattern) steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", split->pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
-    steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", split->pattern == nullptr}});
+    std::vector<const char*> patterns(split->patterns.begin(), split->patterns.end());
+    if (split->pattern) patterns.push_back(split->pattern);
+    for (const char* pattern : patterns) steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+    steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", patterns.empty()}});
     out_.json["pre_tokenizer"] = step_sequence("pretokenizers", std::move(steps));
     out_.json["decoder"] = {{"type", "ByteLevel"}};
   }

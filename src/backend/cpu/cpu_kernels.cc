@@ -116,6 +116,15 @@ class CpuKernels : public HostKernels {
     });
   }
 
+  void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) override {
+    floats_of(divisors, cols, weight_);
+    for (float& value : weight_) value = 1 / value;
+    for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t)
+        vector_rows::activate(x + t * cols, weight_.data(), cols, activation, act_dtype_, out + size_bytes(act_dtype_, t * cols));
+    });
+  }
+
   void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     for_rows(count, 2,
              [&](int64_t first, int64_t length) { vector_rows::clamped_gate(x.from(first), length, rule, act_dtype_, out + size_bytes(act_dtype_, first)); });

@@ -118,6 +118,10 @@ class DeviceKernels : public Kernels {
   void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
     run("activate", activate_elements, {blocks_for(count)}, kRowThreads, gate, up, count, activation, out, Half::kType);
   }
+  void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) override {
+    run("divided_activate", divide_activated, {blocks_for(num_rows * cols)}, kRowThreads, x, num_rows * cols, cols, activation, divisors.data(), divisors.dtype,
+        out, Half::kType);
+  }
   void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     run("clamped_gate", clamp_gates, {blocks_for(count)}, kRowThreads, x, count, rule, out, Half::kType);
   }

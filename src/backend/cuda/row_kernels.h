@@ -64,6 +64,12 @@ FLEXGEN_KERNEL void activate_elements(const float* gate, const float* up, int64_
   });
 }
 
+/// out = activation(x) over divisors, row by row of `cols` elements.
+FLEXGEN_KERNEL void divide_activated(const float* x, int64_t count, int64_t cols, Activation activation, const std::byte* divisors, DType divisor_type,
+                                     std::byte* out, DType out_type) {
+  for_elements(count, [&](int64_t i) { store_element(out, out_type, i, activation_value(x[i], activation) / load_element(divisors, divisor_type, i % cols)); });
+}
+
 /// out = the clamped gate of x (ClampedGate).
 FLEXGEN_KERNEL void clamp_gates(GatedValues x, int64_t count, ClampedGate rule, std::byte* out, DType out_type) {
   for_elements(count, [&](int64_t i) {

@@ -60,6 +60,10 @@ class EmulatedKernels : public Kernels {
     kernels_->gated_activate(floats(gate, count, "gated_activate: gate"), floats(up, count, "gated_activate: up"), count, activation,
                              acts(out, count, "gated_activate: out"));
   }
+  void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) override {
+    kernels_->divided_activate(floats(x, num_rows * cols, "divided_activate: x"), num_rows, cols, activation, view(divisors),
+                               acts(out, num_rows * cols, "divided_activate: out"));
+  }
   void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     const float* const gate = floats(x.gate, x.step * count, "clamped_gate: gate");
     const float* const up = x.step == 1 ? floats(x.up, count, "clamped_gate: up") : gate + 1;

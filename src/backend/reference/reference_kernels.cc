@@ -146,6 +146,11 @@ class ReferenceKernels : public HostKernels {
     for (int64_t i = 0; i < count; ++i) y[i] = activation_value(gate[i], activation) * up[i];
   }
 
+  void divided_activate(const float* x, int64_t num_rows, int64_t cols, Activation activation, const WeightView& divisors, std::byte* out) override {
+    auto* y = reinterpret_cast<float*>(out);
+    for (int64_t i = 0; i < num_rows * cols; ++i) y[i] = activation_value(x[i], activation) / load_float(divisors.data(), divisors.dtype, i % cols);
+  }
+
   void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     for (int64_t i = 0; i < count; ++i) {

@@ -50,6 +50,7 @@ class Bloom : public Decoder {
         .linear(Role::kO, "self_attention.dense", D, D, true)
         .norm(Role::kNorm2, "post_attention_layernorm")
         .linear(Role::kUp, "mlp.dense_h_to_4h", m.ffn_size, D, true)
+        .inner_scales("mlp.gelu_impl.scales")
         .linear(Role::kDown, "mlp.dense_4h_to_h", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "ln_f"); }

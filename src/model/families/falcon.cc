@@ -39,6 +39,7 @@ class Falcon : public Decoder {
       fields.refuse("num_kv_heads", fmt::format("is {}, which only the new decoder architecture has", groups));
     if (m.num_heads % m.num_kv_heads != 0) fields.refuse("num_kv_heads", fmt::format("is {}, which does not divide num_attention_heads", groups));
     m.ffn_size = fields.integer_or("ffn_hidden_size", 4 * m.hidden_size, 1, 1 << 24);
+    fields.only("ff_factor", static_cast<double>(m.ffn_size) / static_cast<double>(m.hidden_size));  // Falcon 2 says it twice
     m.activation = read_activation(fields, "activation", "gelu");
     read_layer_norm(fields, m, true, "layer_norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
@@ -64,6 +65,7 @@ class Falcon : public Decoder {
     return w.linear(Role::kQkv, "self_attention.query_key_value", (m.num_heads + 2 * m.num_kv_heads) * m.head_size, D, m.qkv_bias)
         .linear(Role::kO, "self_attention.dense", D, D, m.output_bias)
         .linear(Role::kUp, "mlp.dense_h_to_4h", m.ffn_size, D, m.mlp_bias)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.dense_4h_to_h", D, m.ffn_size, m.mlp_bias);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "ln_f"); }

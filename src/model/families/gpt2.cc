@@ -43,8 +43,9 @@ class Gpt2 : public Decoder {
       for (int64_t i = 0; i < m.num_layers; ++i)
         m.attention[static_cast<size_t>(i)].scale =
             (m.attention_scale != 0 ? 1.0f : 1.0f / std::sqrt(static_cast<float>(m.head_size))) / static_cast<float>(i + 1);
-    // The order of a product and its scale, and its precision, which is fp32 here anyway; the older name of n_positions; the heads of other classes.
-    fields.harmless({"reorder_and_upcast_attn", "n_ctx", "summary_proj_to_labels"});
+    fields.only("n_special", 0);
+    // The order of a product and its scale, and its precision, which is fp32 here anyway; the older name of n_positions; of training with special tokens.
+    fields.harmless({"reorder_and_upcast_attn", "n_ctx", "predict_special_tokens"});
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {

@@ -33,7 +33,15 @@ class GptNeoX : public Decoder {
     m.mlp_bias = true;
     m.fused_qkv = true;
     m.parallel = fields.flag_or("use_parallel_residual", true);
-    m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.25, .theta_name = "rotary_emb_base", .partial_name = "rotary_pct"})};
+    // transformers 4.44 to 4.57 wrote these two by both names.
+    m.ropes = {read_rope(fields, m,
+                         {.may_be_partial = true,
+                          .partial = 0.25,
+                          .theta_name = "rotary_emb_base",
+                          .partial_name = "rotary_pct",
+                          .theta_too = "rope_theta",
+                          .partial_too = "partial_rotary_factor"})};
+    fields.harmless({"num_steps"});  // of training (Polyglot)
     set_all_blocks(m);
   }
 
@@ -46,6 +54,7 @@ class GptNeoX : public Decoder {
         .linear(Role::kO, "attention.dense", D, D, m.output_bias)
         .norm(Role::kNorm2, "post_attention_layernorm")
         .linear(Role::kUp, "mlp.dense_h_to_4h", m.ffn_size, D, true)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.dense_4h_to_h", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "final_layer_norm"); }

@@ -48,6 +48,7 @@ class GptJ : public Decoder {
         .linear(Role::kV, "attn.v_proj", D, D, false)
         .linear(Role::kO, "attn.out_proj", D, D, false)
         .linear(Role::kUp, "mlp.fc_in", m.ffn_size, D, true)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.fc_out", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override {

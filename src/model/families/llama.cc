@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/log.h"
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 #include "model/rope.h"
@@ -42,11 +43,31 @@ class Llama : public Decoder {
     constexpr const char* kMinistral3Rope =
         R"({"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1})";
     const bool is_third = m.model_type == "ministral3";
-    m.ropes = {read_rope(fields, m, {.grows_queries = is_third, .usual = is_third ? kMinistral3Rope : nullptr})};
+    m.ropes = {read_rope(fields, m,
+                         {.theta_too = is_qwen2 ? "rotary_emb_base" : nullptr,  // CodeQwen1.5
+                          .grows_queries = is_third,
+                          .usual = is_third ? kMinistral3Rope : nullptr})};
+    if (is_qwen2) read_dual_chunks(fields, m);
     read_windows(fields, m);
   }
 
  private:
+  /// Attention in chunks with positions of their own (Qwen2.5-1M): up to the length of training it is like any.
+  static void read_dual_chunks(ConfigFields& fields, ModelConfig& m) {
+    const char* const name = "dual_chunk_attention_config";
+    const nlohmann::json* object = fields.find(name);
+    if (!object) return;
+    if (!object->is_object()) fields.refuse(name, "must be an object");
+    ConfigFields chunks = fields.inner(*object, name);
+    const int64_t trained = chunks.integer("original_max_position_embeddings", 1, int64_t{1} << 31);
+    chunks.harmless({"chunk_size", "local_size"});
+    chunks.finish();
+    if (trained >= m.max_positions) return;
+    spdlog::info("{}: '{}' has other positions for sequences of more than {} tokens, which flexgen does not do: they may have up to so many", fields.source(),
+                 name, trained);
+    m.max_positions = trained;
+  }
+
   static void read_windows(ConfigFields& fields, ModelConfig& m) {
     int64_t window = 0, first = 0;
     // transformers' defaults where a field is absent.

@@ -49,6 +49,7 @@ class Mpt : public Decoder {
         .linear(Role::kO, "attn.out_proj", D, D, false)
         .norm(Role::kNorm2, "norm_2")
         .linear(Role::kUp, "ffn.up_proj", m.ffn_size, D, false)
+        .inner_scales("ffn.act.scales")
         .linear(Role::kDown, "ffn.down_proj", D, m.ffn_size, false);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override { return WeightList(m, "").norm(Role::kFinalNorm, "norm_f"); }

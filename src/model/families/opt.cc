@@ -31,7 +31,8 @@ class Opt : public Architecture {
     const bool removed = fields.flag_or("_remove_final_layer_norm", false);
     m.final_norm = !m.post_norm && !removed;
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
-    m.norm_epsilon = 1e-5f;  // LayerNorm's own default; OPT has no field for it
+    m.norm_epsilon = 1e-5f;                   // LayerNorm's own default; OPT has no field for it
+    fields.only("learned_embeddings", true);  // Galactica: of positions, as they are
     fields.only("enable_bias", true);
     fields.only("layer_norm_elementwise_affine", true);
   }

@@ -37,6 +37,7 @@ class Starcoder2 : public Decoder {
         .attention()
         .norm(Role::kNorm2, "post_attention_layernorm")
         .linear(Role::kUp, "mlp.c_fc", m.ffn_size, m.hidden_size, m.mlp_bias)
+        .inner_scales("mlp.act.scales")
         .linear(Role::kDown, "mlp.c_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
   }
 };

@@ -22,6 +22,7 @@ void compute_inner(const LayerContext& c, const BlockScratch& s, const std::byte
   if (m.gated_ffn) k.linear(x, rows, c[Role::kGate], c[Role::kGateBias], false, s.gate);
   k.linear(x, rows, c[Role::kUp], c[Role::kUpBias], false, s.up);
   if (m.gated_ffn) k.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
+  else if (c.has(Role::kInnerScales)) k.divided_activate(s.up, rows, F, m.activation, c[Role::kInnerScales], s.inner);
   else k.activate(s.up, rows * F, m.activation, s.inner);
 }
 

@@ -5,7 +5,8 @@
 
 namespace flexgen {
 
-/// s.inner [rows, F] act = act(Wgate x) * Wup x, or without a gate act(Wup x), for a panel of rows x [rows, D] act, at most kFfnPanelRows.
+/// s.inner [rows, F] act = act(Wgate x) * Wup x, or without a gate act(Wup x), over the layer's kInnerScales where it has these; for a panel of rows
+/// x [rows, D] act, at most kFfnPanelRows.
 void compute_inner(const LayerContext& c, const BlockScratch& s, const std::byte* x, int64_t rows);
 
 /// h += Wdown (act(Wgate x) * Wup x), or without a gate Wdown act(Wup x); x [T, D] act.
