@@ -86,9 +86,10 @@ HttpLimits limits(double read_s) {
 
 TEST(HttpServer, BodiesBeyondTheRoomWaitUntilThereIsSome) {
   Served served(limits(30));
-  Client held(served.port(), 8 * kMiB), plain(served.port(), 100'000), chunked(served.port(), "Transfer-Encoding: chunked"), small(served.port(), 5);
+  Client held(served.port(), 8 * kMiB);
   held.send("begun");
-  std::this_thread::sleep_for(kPause);
+  std::this_thread::sleep_for(kPause);  // it has the room
+  Client plain(served.port(), 100'000), chunked(served.port(), "Transfer-Encoding: chunked"), small(served.port(), 5);
   std::string answers[2];
   std::thread threads[2] = {std::thread([&] {
                               plain.send(std::string(100'000, 'a'));
