@@ -42,8 +42,7 @@ class TimedLanes {
     unpaid_disk_s_ += time_s;
     unpaid_write_s_ += time_s;
     write_bytes_ += bytes;
-    // Others may be written meanwhile.
-    busy_[LaneKind::kDiskWrite] += write_wait_s_;
+    // The lane is free meanwhile.
     return occupy(LaneKind::kDiskWrite, write_free_s_, time_s, after_s) + write_wait_s_;
   }
   /// So many small reads, of `bytes` in all.

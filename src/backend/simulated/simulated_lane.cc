@@ -14,7 +14,7 @@ Event SimulatedLane::submit(Work work) {
   }
   double duration_s = cost_(work);
   free_at_s_ = start_s + duration_s;
-  account_virtual(work, duration_s + late_s_);
+  account_virtual(work, duration_s);
   return Event::at(clock_, free_at_s_ + late_s_);
 }
 
