@@ -348,16 +348,6 @@ void add_element_cases(std::vector<OperationCase>& cases) {
                          Floats gated = act_output(kernels, count, [&](std::byte* to) { kernels.gated_activate(x.data(), up.data(), count, kind, to); });
                          return flatten({plain, gated});
                        }});
-  for (DType type : {DType::kF32, DType::kF16, DType::kBF16})
-    for (int64_t cols : {1, 77, 5000})
-      cases.push_back({fmt::format("divided_{}_{}", cols, dtype_name(type)), [=](Kernels& kernels, Rng& rng) {
-                         const Floats x = random_floats(rng, 11 * cols, 4);
-                         Floats divisors = random_floats(rng, cols);
-                         for (float& value : divisors) value = std::copysign(0.1f + std::abs(value), value);
-                         const TestWeight by = TestWeight::vector(divisors, type);
-                         return act_output(kernels, 11 * cols,
-                                           [&](std::byte* to) { kernels.divided_activate(x.data(), 11, cols, Activation::kGeluTanh, by, to); });
-                       }});
   for (int64_t head_size : {2, 16, 64, 80, 96, 128})
     for (auto [turned, interleaved] :
          {std::pair(head_size, false), std::pair(head_size, true), std::pair(head_size / 4 * 2, false), std::pair(head_size / 4 * 2, true)})
@@ -584,6 +574,20 @@ void add_clamp_cases(std::vector<OperationCase>& cases) {
                      }});
 }
 
+void add_divided_cases(std::vector<OperationCase>& cases) {
+  for (DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (int64_t cols : {1, 77, 5000})
+      cases.push_back({fmt::format("divided_{}_{}", cols, dtype_name(type)), [=](Kernels& kernels, Rng& rng) {
+                         const Floats x = random_floats(rng, 11 * cols, 4);
+                         Floats divisors = random_floats(rng, cols);
+                         for (float& value : divisors) value = std::copysign(0.1f + std::abs(value), value);
+                         const TestWeight by = TestWeight::vector(divisors, type);
+                         return act_output(kernels, 11 * cols,
+                                           [&](std::byte* to) { kernels.divided_activate(x.data(), 11, cols, Activation::kGeluTanh, by, to); });
+                       }});
+}
+
+/// New ones come last: a case's input goes by its place.
 const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
@@ -596,6 +600,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_gate_cases(all);
     add_routing_cases(all);
     add_clamp_cases(all);
+    add_divided_cases(all);
     return all;
   }();
   return cases;

@@ -81,16 +81,17 @@ TEST(GgufTokenizer, SplitsInSeveralSteps) {
     TestGguf gguf;
     gguf.text("tokenizer.ggml.model", "gpt2")
         .text("tokenizer.ggml.pre", pre)
-        .texts("tokenizer.ggml.tokens", {"a", ",", "Ġ", "Ġa", "a,", "1", "11", "Ċ", "ĊĊ", ",Ċ", "ä", "½", "ł", "aä", "Ã", "©", "aÃ"})
-        .texts("tokenizer.ggml.merges", {"Ġ a", "a ,", "1 1", "Ċ Ċ", ", Ċ", "a ä", "a Ã"});
+        .texts("tokenizer.ggml.tokens", {"a", ",", "Ġ", "Ġa", "a,", "1", "11", "Ċ", "ĊĊ", ",Ċ", "ä", "½", "ł", "aä", "Ã", "©", "aÃ", "×", "Ĳ", "©×"})
+        .texts("tokenizer.ggml.merges", {"Ġ a", "a ,", "1 1", "Ċ Ċ", ", Ċ", "a ä", "a Ã", "© ×"});
     return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode(text, false);
   };
   EXPECT_THAT(encode("deepseek-coder", " a,11"), ElementsAre(3, 1, 5, 5));
   EXPECT_THAT(encode("deepseek-llm", " a,11"), ElementsAre(3, 1, 6));
   EXPECT_THAT(encode("deepseek-llm", "a\n\n1"), ElementsAre(0, 7, 7, 5));
-  EXPECT_THAT(encode("deepseek-coder", "a\xe4\xbd\xa0"), ElementsAre(13, 11, 12));   // any letter
-  EXPECT_THAT(encode("deepseek-llm", "a\xe4\xbd\xa0"), ElementsAre(0, 10, 11, 12));  // those with capitals alone
-  EXPECT_THAT(encode("deepseek-llm", "a\xc3\xa9"), ElementsAre(16, 15));
+  for (const char* pre : {"deepseek-coder", "deepseek-llm"})
+    EXPECT_THAT(encode(pre, "a\xe4\xbd\xa0"), ElementsAre(0, 10, 11, 12));                   // what is Asian stands apart
+  EXPECT_THAT(encode("deepseek-coder", "a\xc3\xa9\xd7\x90"), ElementsAre(16, 19, 18));       // any letter
+  EXPECT_THAT(encode("deepseek-llm", "a\xc3\xa9\xd7\x90"), ElementsAre(0, 14, 15, 17, 18));  // those of ASCII (":-~" has them), those with capitals, others
   EXPECT_THAT(encode("seed-coder", "a,\n11"), ElementsAre(0, 1, 7, 5, 5));
   EXPECT_THAT(encode("qwen2", "a,\n11"), ElementsAre(0, 9, 5, 5));
 }

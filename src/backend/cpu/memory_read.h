@@ -26,15 +26,16 @@ inline uint64_t sum_of_words(WorkerTeam& team, const std::byte* data, int64_t by
   std::vector<uint64_t> sums(static_cast<size_t>(ceil_div(count, kUnit)));
   team.run(team.size(), std::ssize(sums), [&](int64_t unit, int) {
     const int64_t end = std::min(count, (unit + 1) * kUnit), last = end - 1;
-    uint64_t parts[kLine] = {}, sum = 0;
+    uint64_t even = 0, odd = 0;
     int64_t i = unit * kUnit;
     for (; i + kLine <= end; i += kLine) {
+      const uint64_t* const line = words + i;
       __builtin_prefetch(words + std::min(i + kAhead, last), 0, 2);
-      for (int64_t k = 0; k < kLine; ++k) parts[k] += words[i + k];
+      even += line[0] + line[2] + line[4] + line[6];
+      odd += line[1] + line[3] + line[5] + line[7];
     }
-    for (; i < end; ++i) sum += words[i];
-    for (const uint64_t part : parts) sum += part;
-    sums[static_cast<size_t>(unit)] = sum;
+    for (; i < end; ++i) even += words[i];
+    sums[static_cast<size_t>(unit)] = even + odd;
   });
   uint64_t total = 0;
   for (uint64_t sum : sums) total += sum;
