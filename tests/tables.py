@@ -259,7 +259,7 @@ def choices_of_a_template(tables):
     asked = ["--chat", "--prompt-template", "{{ q }}", "--choices", "x,dog dog"]
     day = 86400
     starts = ((0, text, [], " 9 answered now, 0 done before, 1 bad"), (3 * day, text, [], " 0 answered now, 10 done before, 1 bad"), (5 * day, text + "nu says\n", [], " 1 answered now"),
-              (7 * day, text, ["--overwrite"], " 9 answered now"))
+              (7 * day, text, ["--overwrite"], " 0 answered now"), (9 * day, text, [], " 0 answered now"))
     for touched, content, flags, counts in starts:
         tables.write("day.csv", content)
         os.utime(tables.path("day.csv"), (1700000000 + touched,) * 2)

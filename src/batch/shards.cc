@@ -178,7 +178,8 @@ class ReplacedOutput {
   ReplacedOutput(const std::string& path, const std::function<std::string(const KeptRecord&)>& why_lost) {
     if (path.empty()) return;
     file_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (file_.get() < 0) return;
+    if (file_.get() < 0 && errno == ENOENT) return;
+    if (file_.get() < 0) fail_user("cannot read {}, which would be replaced: {}; move it away, or give another output", path, std::strerror(errno));
     if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
       fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", path);
     const auto refuse = [&](int64_t line, const std::string& why) {
@@ -288,6 +289,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   SpilledRecords<Where> records(spill);
   for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
   std::optional<JobIdentity> first;
+  std::vector<JobIdentity> identities;
   std::map<std::string, std::string> shards;  // shard -> part
   ShardDifferences differences;
   std::vector<ShardFile> files;
@@ -301,6 +303,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     if (const std::string difference = difference_of(*first, identity); !difference.empty())
       fail_user("the shards {} and {} are of different jobs: {}; merge only shards of one job", parts[0], part, difference);
     differences.look(*first, parts[0], identity, part);
+    identities.push_back(identity);
     const std::string shard = apart(identity).second;
     if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
     int64_t repeated = 0;
@@ -326,13 +329,14 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
               missing, records.size(), input_path, parts.size(), first_missing);
 
-  refuse_other_jobs_output(output, *first, parts[0]);
+  for (size_t p = 0; p < parts.size(); ++p) refuse_other_jobs_output(output, identities[p], parts[p]);
   if (const std::string manifest = JobFiles(error_output).manifest; !error_output.empty() && file_is_there(manifest))
     fail_user("the error output {} is the output of a job, as {} says; give another one", error_output, manifest);
-  const auto why_lost = [&](const KeptRecord& record) { return index.find(record.id) ? "" : fmt::format("answers no line of {}", input_path); };
-  const ReplacedOutput old_answers(output, why_lost);
-  const ReplacedOutput old_errors(error_output,
-                                  [&](const KeptRecord& record) { return record.answer_tokens < 0 ? why_lost(record) : "is an answer, and no error"; });
+  // Errors lose nothing: the lines that they tell of may have been corrected since.
+  const ReplacedOutput old_answers(output, [&](const KeptRecord& record) {
+    return record.answer_tokens < 0 || index.find(record.id) ? "" : fmt::format("answers no line of {}", input_path);
+  });
+  const ReplacedOutput old_errors(error_output, [](const KeptRecord& record) { return record.answer_tokens < 0 ? "" : "is an answer, and no error"; });
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);

@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <optional>
 #include <set>
-#include <span>
 #include <sstream>
 #include <unordered_set>
 
@@ -151,7 +150,7 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
 // With choices the date that a template tells is in the lines, as tokens: a job that goes on keeps it, whenever the table was last touched.
 std::time_t MapJob::time_for_templates() const {
   try {
-    if (choices_ && !options_.overwrite) return read_job_file(JobFiles(files_.answers).manifest, "").created_s;
+    if (choices_) return read_job_file(JobFiles(files_.answers).manifest, "").created_s;
   } catch (const Error&) {
     // There is none; or it is broken, which the job tells.
   }
@@ -214,7 +213,13 @@ std::string MapJob::within_bounds(std::string text) const {
 void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
   (*body)["prompt"] = text;
   if (options_.truncate != "right") return;
-  std::vector<int32_t> tokens = tokenizer_->encode(text, true);
+  std::vector<int32_t> tokens;
+  try {
+    tokens = tokenizer_->encode(text, true);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    return;  // the line is refused for the same
+  }
   const int64_t room = max_positions_ - fields_.value("max_tokens", int64_t{0});
   if (std::ssize(tokens) <= room || room < 1) return;
   tokens.resize(static_cast<size_t>(room));
@@ -266,6 +271,15 @@ OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const
   return body;
 }
 
+std::string MapJob::shown_conversation(const std::vector<Message>& messages) const {
+  try {
+    return conversation_text(conversation_of(messages));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    return fmt::format("(refused: {})", error.what());
+  }
+}
+
 std::string MapJob::shown_prompts(int64_t count) {
   TableReader table(options_.input, input_kind_);
   TableRow row;
@@ -273,8 +287,7 @@ std::string MapJob::shown_prompts(int64_t count) {
   columns_.clear();
   for (int64_t i = 0; i < count && table.next(&row); ++i) {
     check_row(table, row);
-    shown += fmt::format("row {}:\n{}\n\n", row.number,
-                         options_.chat ? conversation_text(conversation_of(prompts_->messages(table, row))) : prompts_->text(table, row));
+    shown += fmt::format("row {}:\n{}\n\n", row.number, options_.chat ? shown_conversation(prompts_->messages(table, row)) : prompts_->text(table, row));
   }
   return shown;
 }
@@ -356,12 +369,12 @@ void MapJob::keep_lines() {
   lines_.reset();
 }
 
-// Where choices are scored, it has all tokens of all prompts.
+// Where choices are scored, it has all tokens of all prompts. Else the names of its top logprobs are tokens, which may be called as these members.
 nlohmann::json MapJob::record_of(const std::string& text, const std::string& line) const {
-  if (!choices_) return parse_json(text, files_.answers);
+  const bool scored = choices_ && line.find("\"logprob_token_ids\"") == std::string::npos;
+  if (!scored) return parse_json(text, files_.answers);
   static constexpr std::string_view kUnused[] = {"text", "tokens", "text_offset", "top_logprobs"};
-  const bool scored = line.find("\"logprob_token_ids\"") == std::string::npos;
-  return parse_json_without(std::span(kUnused).first(scored ? 4 : 3), text, files_.answers);
+  return parse_json_without(kUnused, text, files_.answers);
 }
 
 std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {

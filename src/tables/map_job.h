@@ -67,6 +67,8 @@ class MapJob {
   Conversation conversation_of(const std::vector<Message>& messages) const;
   /// Throws Error{user} with what the chat template says.
   std::string conversation_text(const Conversation& conversation) const;
+  /// The same, or why the template refuses it.
+  std::string shown_conversation(const std::vector<Message>& messages) const;
   void refuse_thoughts(const Conversation& conversation, const std::string& text) const;
   std::time_t time_for_templates() const;
   /// Throws Error{user} for what cannot be in the table of answers, or be what answers are compared with.
