@@ -170,7 +170,8 @@ void Engine::keep_own_layers() {
   const SplitAgreement agreed =
       agree_on_split(port, *model_, {mine, compute_dtype_, options_.planner, options_.stage_split, search ? kSplitRows : kAssumedRows});
   // Stages of one machine share its disk.
-  for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= agreed.disk_sharers;
+  for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s, &hardware_.disk.short_read_bytes_per_s})
+    *speed /= agreed.disk_sharers;
   hardware_.disk.write_wait_s *= agreed.disk_sharers;
   const std::vector<int64_t>& split = agreed.blocks;
   int64_t first = 0;
@@ -252,7 +253,8 @@ void Engine::prepare_stage(const Workload& workload) {
   const Arenas arenas{arena_.get(), gpu_arena_.get()};
   AsyncDiskOptions disk;
   if (options_.disk_bytes_per_s > 0) disk.pacer = std::make_shared<Pacer>(options_.disk_bytes_per_s);
-  lanes_.disk_read = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskRead), trace_.get(), spills.cache || spills.hidden ? disk.beside_writes() : disk);
+  lanes_.disk_read = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskRead), trace_.get(),
+                                                (spills.cache || spills.hidden) && hardware_.disk.leaves_room_for_writes() ? disk.beside_writes() : disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskLookup), trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskWrite), trace_.get(), disk);
   if (options_.stages.num_stages() > 1) {

@@ -1,5 +1,7 @@
 #include "engine/watched_steps.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "base/units.h"
 
@@ -15,6 +17,7 @@ WatchedSteps::WatchedSteps(Batcher& batcher, const RequestSource& source, const 
 
 Stretch WatchedSteps::read_lanes() const {
   Stretch sums;
+  double waits_s = 0;
   for (auto [kind, lane] : {std::pair{LaneKind::kCompute, lanes_.compute.get()},
                             {LaneKind::kDiskRead, lanes_.disk_read.get()},
                             {LaneKind::kDiskWrite, lanes_.disk_write.get()},
@@ -24,11 +27,15 @@ Stretch WatchedSteps::read_lanes() const {
     const LaneStats stats = lane->stats();
     sums.busy[kind] = stats.busy_s;
     sums.expected[kind] = stats.expected_s;
+    if (kind == LaneKind::kDiskWrite) waits_s = static_cast<double>(stats.operations) * write_wait_s(hardware_.disk, policy_);
   }
   // What lanes are known to cost each other.
   const double disk_s = sums.expected[LaneKind::kDiskRead] + sums.expected[LaneKind::kDiskWrite];
   sums.expected[LaneKind::kDiskRead] += hardware_.disk.write_share_of_read * sums.expected[LaneKind::kDiskWrite];
   if (!policy_.on_gpu() && policy_.buffers > 1) sums.expected[LaneKind::kCompute] += hardware_.disk.compute_slowdown * disk_s;
+  // Waits beside reads cost no lane anything, and many pass at once.
+  double& written_s = sums.expected[LaneKind::kDiskWrite];
+  written_s = std::clamp(sums.busy[LaneKind::kDiskWrite], written_s, written_s + waits_s);
   return sums;
 }
 
@@ -78,11 +85,11 @@ void set_expected_costs(Lanes& lanes, const Model& model, const HardwareProfile&
   lanes.compute->set_cost([&model, processor = processor_of(hardware, policy), precision](const Work& work) {
     return layer_visit_time_s(processor, precision, model.layers()[static_cast<size_t>(work.layer)], work.amount);
   });
-  const auto disk = [](double request_s, double bytes_per_s) {
+  const auto disk = [request_s = hardware.disk.request_s](double bytes_per_s) {
     return [request_s, bytes_per_s](const Work& work) { return request_s + work.bytes / bytes_per_s; };
   };
-  lanes.disk_read->set_cost(disk(hardware.disk.request_s, hardware.disk.read_bytes_per_s));
-  lanes.disk_write->set_cost(disk(hardware.disk.request_s + write_wait_s(hardware.disk, policy), hardware.disk.write_bytes_per_s));
+  lanes.disk_read->set_cost(disk(hardware.disk.read_bytes_per_s));
+  lanes.disk_write->set_cost(disk(hardware.disk.write_bytes_per_s));
   if (lanes.h2d)
     lanes.h2d->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.h2d_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
   if (lanes.d2h)

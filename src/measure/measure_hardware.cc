@@ -383,14 +383,25 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
 
   if (to_write) {
     reading.reset();  // its memory
-    DiskLoad writing({to_write}, true), reading_beside(to_read, false, AsyncDiskOptions().beside_writes());
+    disk.short_read_bytes_per_s = DiskLoad(to_read, false, AsyncDiskOptions().beside_writes()).run_for(time_s / 2);
+    const bool leaves_room = disk.leaves_room_for_writes();
+    const double read_alone = leaves_room ? disk.short_read_bytes_per_s : disk.read_bytes_per_s;
+    DiskLoad writing({to_write}, true), reading_beside(to_read, false, leaves_room ? AsyncDiskOptions().beside_writes() : AsyncDiskOptions());
     const auto beside_reads = [&](const std::function<double()>& measure, double* result) {
       std::atomic<bool> stop{false};
       double read_beside = 0;
-      std::thread other = start_thread("measuring the disk", [&] { read_beside = reading_beside.run([&] { return stop.load(); }); });
-      *result = measure();
-      stop = true;
-      other.join();
+      {
+        std::thread other = start_thread("measuring the disk", [&] { read_beside = reading_beside.run([&] { return stop.load(); }); });
+        struct Ended {
+          std::atomic<bool>& stop;
+          std::thread& other;
+          ~Ended() {
+            stop = true;
+            other.join();
+          }
+        } const ended{stop, other};
+        *result = measure();
+      }
       return read_beside;
     };
     double write_beside = 0, pages_beside_s = 0;
@@ -398,8 +409,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const double pages_s = writing.pages_s(0.05);
     beside_reads([&] { return writing.pages_s(time_s / 4); }, &pages_beside_s);
     disk.write_wait_s = std::max(0.0, pages_beside_s - pages_s);
-    // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / read_bytes_per_s.
-    disk.write_share_of_read = std::clamp((1 - read_beside / disk.read_bytes_per_s) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
+    // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / read_alone.
+    disk.write_share_of_read = std::clamp((1 - read_beside / read_alone) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
   }
   return disk;
 }

@@ -169,6 +169,14 @@ class Builder {
   void untie() { tied_ = false; }
 
   /// Names of tensors that no layer asked for.
+  /// Whether a tensor of the same block is used: one that begins with all but the last three names of `name`.
+  bool uses_any_beside(const std::string& name) const {
+    size_t end = name.size();
+    for (int i = 0; i < 3 && end != std::string::npos && end > 0; ++i) end = name.rfind('.', end - 1);
+    if (end == std::string::npos) return true;
+    const auto at = used_.lower_bound(name.substr(0, end + 1));
+    return at != used_.end() && at->starts_with(name.substr(0, end + 1));
+  }
   std::vector<std::string> unused() const {
     std::vector<std::string> names;
     for (const auto& [name, location] : checkpoint_.tensors()) {
@@ -405,7 +413,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->sum_up_layers();
   if (!checkpoint.stamps().empty()) read_small_vectors(*model, &model->config_);  // an imagined one has no numbers
   const std::vector<std::string> unused = builder.unused();
-  if (const auto scale = std::find_if(unused.begin(), unused.end(), is_scale_of_activation); scale != unused.end())
+  // Of blocks that config.json leaves out nothing counts.
+  const auto is_missed = [&](const std::string& name) { return is_scale_of_activation(name) && builder.uses_any_beside(name); };
+  if (const auto scale = std::find_if(unused.begin(), unused.end(), is_missed); scale != unused.end())
     fail_user(
         "{}: the tensor '{}' says what an activation is divided by, as AutoAWQ writes it; flexgen does that of the quant_method awq, in starcoder2, falcon, mpt, "
         "gptj, gpt_neox and bloom. Without it answers would be wrong; take another checkpoint",

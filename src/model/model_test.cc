@@ -551,6 +551,10 @@ TEST(Model, ScalesOfActivationsAreReadOrRefused) {
       bad.tensors.back().name = name;
       EXPECT_THAT(bad.error(), AllOf(HasSubstr(name), HasSubstr("divided")));
     }
+  TinyCheckpoint more(plain.c_str());  // blocks that config.json leaves out
+  more.tensors.push_back(scales);
+  more.tensors.back().name = "model.layers.2.mlp.act.scales";
+  EXPECT_EQ(more.load()->layers().size(), model->layers().size());
 }
 
 TEST(Model, MixedDtypesKeepTheirOwn) {

@@ -262,6 +262,7 @@ DiskProfile limited(const DiskProfile& disk, double bytes_per_s) {
   DiskProfile less = disk;
   less.read_bytes_per_s = std::min(disk.read_bytes_per_s, bytes_per_s);
   less.write_bytes_per_s = std::min(disk.write_bytes_per_s, bytes_per_s);
+  less.short_read_bytes_per_s = std::min(disk.short_read_bytes_per_s, bytes_per_s);
   // What is written is taken from what may be read; compute loses by the byte.
   less.write_share_of_read = std::max(less.write_bytes_per_s / bytes_per_s, disk.write_share_of_read * less.write_bytes_per_s / disk.write_bytes_per_s);
   less.compute_slowdown = disk.compute_slowdown * less.read_bytes_per_s / disk.read_bytes_per_s;
@@ -313,6 +314,7 @@ std::string to_json(const HardwareProfile& profile) {
                   {"write_share_of_read", profile.disk.write_share_of_read},
                   {"write_wait_s", profile.disk.write_wait_s},
                   {"compute_slowdown", profile.disk.compute_slowdown}};
+  if (const double speed = profile.disk.short_read_bytes_per_s; speed > 0) json["disk"]["short_read_bytes_per_s"] = speed;
   json["h2d_bytes_per_s"] = profile.h2d_bytes_per_s;
   json["d2h_bytes_per_s"] = profile.d2h_bytes_per_s;
   json["copy_s"] = profile.copy_s;
@@ -344,13 +346,15 @@ HardwareProfile profile_from_json(const std::string& text, const std::string& so
   if (fields.has("gpu")) profile.gpu = compute_from(fields.at("gpu"), source + ": gpu");
   profile.ram_read_bytes_per_s = fields.bytes_per_s("ram_read_bytes_per_s");
   Fields disk(fields.at("disk"), source + ": disk");
-  disk.only({"read_bytes_per_s", "write_bytes_per_s", "request_s", "lookup_s", "write_share_of_read", "write_wait_s", "compute_slowdown"});
+  disk.only(
+      {"read_bytes_per_s", "write_bytes_per_s", "request_s", "lookup_s", "write_share_of_read", "write_wait_s", "short_read_bytes_per_s", "compute_slowdown"});
   profile.disk.read_bytes_per_s = disk.bytes_per_s("read_bytes_per_s");
   profile.disk.write_bytes_per_s = disk.bytes_per_s("write_bytes_per_s");
   profile.disk.request_s = disk.time_s("request_s");
   profile.disk.lookup_s = disk.time_s("lookup_s");
   profile.disk.write_share_of_read = disk.share("write_share_of_read");
   if (disk.has("write_wait_s")) profile.disk.write_wait_s = disk.time_s("write_wait_s");
+  if (disk.has("short_read_bytes_per_s")) profile.disk.short_read_bytes_per_s = disk.bytes_per_s("short_read_bytes_per_s");
   profile.disk.compute_slowdown = disk.share("compute_slowdown");
   // What only machines with a GPU or several ranks have may be left out.
   for (auto [name, value] :

@@ -66,6 +66,10 @@ struct DiskProfile {
   double write_share_of_read = 0.5;
   /// What the end of a write is late by where reads are in flight all the time: a disk may serve these first.
   double write_wait_s = 0;
+  /// Speed of reads that leave room for writes (AsyncDiskOptions::beside_writes()); 0: not known.
+  double short_read_bytes_per_s = 0;
+  /// Whether reads keep few bytes in flight beside writes: not on disks that need more for their speed.
+  bool leaves_room_for_writes() const { return short_read_bytes_per_s == 0 || short_read_bytes_per_s >= 0.9 * read_bytes_per_s; }
   /// Seconds of compute lost for a second of disk traffic at full speed, 0 to 1: memory and cores are shared.
   double compute_slowdown = 0.05;
 };

@@ -23,9 +23,13 @@ HardwareProfile with_gpu() {
 TEST(HardwareProfile, JsonAndBack) {
   HardwareProfile profile = with_gpu();
   profile.disk.write_wait_s = 0.25;
+  profile.disk.short_read_bytes_per_s = 5e8;
   const std::string text = to_json(profile);
   EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
   EXPECT_EQ(profile_from_json(text, "test").disk.write_wait_s, 0.25);
+  EXPECT_EQ(profile_from_json(text, "test").disk.short_read_bytes_per_s, 5e8);
+  profile.disk.read_bytes_per_s = 6e8;
+  EXPECT_FALSE(profile.disk.leaves_room_for_writes());
 }
 
 TEST(HardwareProfile, KeepsWhatSpeaksAgainstIt) {

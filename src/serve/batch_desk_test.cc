@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "base/error.h"
@@ -141,6 +142,22 @@ TEST_F(Desk, ABatchWhoseCancellingCannotBeWrittenGoesOn) {
   wait_for([&] { return desk.num_unfinished() == 0; });
   EXPECT_FALSE(stopped);
   for (const std::string& id : {running, waiting}) EXPECT_EQ(Json::parse(desk.find(id))["status"], "completed");
+}
+
+TEST_F(Desk, AFileThatIsAdoptedAgainIsAsItIsNow) {
+  const std::string path = directory_.file("output.jsonl");
+  const auto adopted = [&](const std::string& text) {
+    std::ofstream(path) << text;
+    const StoredFile file = files_.adopt("file-output-1", path, "output.jsonl", "batch_output");
+    std::ifstream kept(files_.path(file.id));
+    return std::pair(file.bytes, std::string(std::istreambuf_iterator<char>(kept), {}));
+  };
+  EXPECT_EQ(adopted("one\n"), std::pair(int64_t{4}, std::string("one\n")));
+  EXPECT_EQ(adopted("one\ntwo\n"), std::pair(int64_t{8}, std::string("one\ntwo\n")));  // grown
+  std::filesystem::remove(path);
+  EXPECT_EQ(adopted("two\none\n"), std::pair(int64_t{8}, std::string("two\none\n")));  // another in its place
+  std::filesystem::remove(path);
+  EXPECT_EQ(files_.adopt("file-output-1", path, "output.jsonl", "batch_output").bytes, 8);
 }
 
 TEST_F(Desk, NothingIsLeftOfAnUploadThatCannotBeKept) {

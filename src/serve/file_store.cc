@@ -115,7 +115,11 @@ StoredFile FileStore::Upload::finish(const std::string& name, const std::string&
 }
 
 StoredFile FileStore::adopt(const std::string& id, const std::string& from, const std::string& name, const std::string& purpose) {
-  if (const std::optional<StoredFile> there = find(id)) return *there;
+  if (const std::optional<StoredFile> there = find(id)) {
+    std::error_code error;
+    const uintmax_t bytes = fs::file_size(from, error);
+    if (error || (bytes == static_cast<uintmax_t>(there->bytes) && fs::equivalent(path(id), from, error)) || error) return *there;
+  }
   ::unlink(path(id).c_str());
   if (::link(from.c_str(), path(id).c_str()) != 0) fail_file(path(id), "be made");
   sync_directory_of(path(id));

@@ -47,7 +47,7 @@ class FileStore {
     bool finished_ = false;
   };
 
-  /// A file that lies on the same file system gets a name here too. Again with the same id: it stays as it is. Throws Error{io}.
+  /// A file that lies on the same file system gets a name here too. Again with the same id: as it is now, grown or replaced. Throws Error{io}.
   StoredFile adopt(const std::string& id, const std::string& path, const std::string& name, const std::string& purpose);
   std::optional<StoredFile> find(const std::string& id) const;
   /// Oldest first.

@@ -632,6 +632,7 @@ TEST(JsonSchema, WhatTakesTooLongToCompileIsRefused) {
   EXPECT_NO_THROW(honoured_schema(properties(40, string_from) + "}"));
   EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int) { return string_from(100); }) + "}"));
   EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int i) { return string_from(129 + i); }) + "}"));
+  EXPECT_THROW(honoured_schema(properties(1100, [&](int i) { return fmt::format(R"({{"type": "string", "minLength": {}}})", 129 + i); }) + "}"), Error);
   try {
     honoured_schema(properties(50, string_from) + "}");
     ADD_FAILURE();

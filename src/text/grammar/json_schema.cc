@@ -384,11 +384,13 @@ class SchemaReader {
     if (schema.contains("format") && visit_format(schema, place)) return;
     if (schema.contains("minLength") || schema.contains("maxLength")) {
       const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
-      if (least <= kMaxUnrolled && lengths_.emplace(least, most).second) length_states_ += least;
+      const bool has_most = schema.contains("maxLength");
+      if ((least <= kMaxUnrolled || !has_most) && lengths_.emplace(least, most).second) length_states_ += least <= kMaxUnrolled ? least : 1;
       if (length_states_ > kMaxLengthStates)
-        fail(place, fmt::format("the different 'minLength' up to {} come to more than {} characters together: they take too long to compile; give several "
-                                "strings the same bounds, or leave 'minLength' out",
-                                kMaxUnrolled, kMaxLengthStates));
+        fail(place, fmt::format(
+                        "the different 'minLength' up to {} come to more than {} characters together (longer ones without 'maxLength' count as one each): they "
+                        "take too long to compile; give several strings the same bounds, or leave 'minLength' out",
+                        kMaxUnrolled, kMaxLengthStates));
     }
     if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place, true);
   }
