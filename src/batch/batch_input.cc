@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/sha256.h"
 #include "io/transfer.h"
@@ -209,10 +210,10 @@ void BatchInput::read_file(const std::atomic<bool>& stop) {
       if (line_bytes <= kMaxLineBytes) line += rest;
       text = line;
     }
-    if (line_start == 0 && text.starts_with("\xef\xbb\xbf")) {  // byte order mark
-      text.remove_prefix(3);
-      line_start = 3;
-      line_bytes -= 3;
+    if (line_start == 0 && text.starts_with(kByteOrderMark)) {
+      text = without_byte_order_mark(text);
+      line_start = std::ssize(kByteOrderMark);
+      line_bytes -= line_start;
     }
     if (line_bytes <= kMaxLineBytes && text.ends_with('\r')) {  // the line end is CRLF
       text.remove_suffix(1);

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/sha256.h"
@@ -508,12 +509,6 @@ bool is_bare(const Json& line) {
   return (line.contains("prompt") || line.contains("messages")) && !line.contains("body") && !line.contains("method") && !line.contains("url");
 }
 
-/// A byte order mark, which files that were joined have in their middle.
-std::string_view without_mark_before(std::string_view line) {
-  if (line.starts_with("\xef\xbb\xbf")) line.remove_prefix(3);
-  return line;
-}
-
 /// Checked; empty if there is none.
 std::string parse_custom_id(const Json& object, bool needed) {
   const auto id = object.find("custom_id");
@@ -566,7 +561,7 @@ void take_streaming(Json& json, CallBody* call) {
 
 /// The body of a call as that of a line.
 LineJson read_call_json(std::string_view body, const ModelLimits& limits) {
-  body = without_mark_before(body);
+  body = without_byte_order_mark(body);
   LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
   if (!alone.syntax_error.empty()) {
     constexpr std::string_view kLine = " of the line: ";
@@ -601,7 +596,7 @@ Endpoint check_endpoint(const Json& json) {
 }  // namespace
 
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits) {
-  line = without_mark_before(line);
+  line = without_byte_order_mark(line);
   std::string custom_id;
   bool bare = false;
   try {
@@ -683,7 +678,7 @@ std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, M
 }
 
 std::string custom_id_of(std::string_view line) {
-  const LineJson parsed = read_line_json(without_mark_before(line), {1, 1, 1});
+  const LineJson parsed = read_line_json(without_byte_order_mark(line), {1, 1, 1});
   return parse_custom_id(parsed.line, false);
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "io/checked_json.h"
 
@@ -15,15 +16,13 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
-
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 /// Part of a number, true, false, null, or what is none of JSON's.
 bool is_word(char c) { return !is_space(c) && std::string_view("{}[],:\"").find(c) == std::string_view::npos; }
 bool is_line_end(char c) { return c == '\r' || c == '\n'; }
 
 std::string_view without_mark(std::string_view text) {
-  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  text = without_byte_order_mark(text);
   return text;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -74,7 +75,7 @@ std::string read_unpacked_text(const std::string& path, int64_t most_bytes) {
     text.append(piece, 0, count);
     if (std::ssize(text) > most_bytes) fail_user("{}: its text has more than {}; give less of it", path, format_bytes(most_bytes));
   }
-  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+  drop_byte_order_mark(&text);
   return text;
 }
 

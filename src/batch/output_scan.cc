@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -154,8 +155,8 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
   for (int64_t number = 1; lines.begin_line(); ++number) {
     const int64_t start = lines.line_start();
     FrontBytes source(lines, kFrontBytes);
-    const bool is_whole = source.front().size() < kFrontBytes, marked = number == 1 && source.front().starts_with("\xef\xbb\xbf");  // a byte order mark
-    if (marked) source.skip(3);
+    const bool is_whole = source.front().size() < kFrontBytes, marked = number == 1 && source.front().starts_with(kByteOrderMark);
+    if (marked) source.skip(kByteOrderMark.size());
     const std::string first(source.front().substr(0, 64));
     const bool blank = is_whole && is_blank(source.front());
     const auto read = read_record(source);

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -195,18 +196,21 @@ class ReplacedOutput {
   OpenedFile file_;
 };
 
-/// Where a job has begun in the place of the output, it would go on with the merged answers: they must be its own. `shards`: what the shard `part` is of.
-void refuse_other_jobs_output(const std::string& output, const JobIdentity& shards, const std::string& part) {
+/// Where a job has begun in the place of the output, it would go on with the merged answers: they must be its own. `shards`: what each of `parts` is of.
+void refuse_other_jobs_output(const std::string& output, std::span<const JobIdentity> shards, std::span<const std::string> parts) {
   const std::string manifest = JobFiles(output).manifest;
   if (!file_is_there(manifest)) return;
   const std::string advice = "move both away, or give another output";
   const JobIdentity begun = read_job_file(manifest, advice);
-  std::string difference = begun.input_sha256 == shards.input_sha256 ? difference_of(begun, shards) : "it is of another input (or that was changed since)";
-  if (const auto arithmetic = other_arithmetic(begun, shards); difference.empty() && arithmetic)
-    difference = fmt::format("the {} rounds differently: {} and {}", arithmetic->name, arithmetic->one, arithmetic->other);
-  if (!difference.empty())
-    fail_user("{} is the output of a job of its own, as {} says, and not of that of the shard {}: {}; nothing was changed: {}", output, manifest, part,
-              difference, advice);
+  for (size_t p = 0; p < shards.size(); ++p) {
+    const JobIdentity& shard = shards[p];
+    std::string difference = begun.input_sha256 == shard.input_sha256 ? difference_of(begun, shard) : "it is of another input (or that was changed since)";
+    if (const auto arithmetic = other_arithmetic(begun, shard); difference.empty() && arithmetic)
+      difference = fmt::format("the {} rounds differently: {} and {}", arithmetic->name, arithmetic->one, arithmetic->other);
+    if (!difference.empty())
+      fail_user("{} is the output of a job of its own, as {} says, and not of that of the shard {}: {}; nothing was changed: {}", output, manifest, parts[p],
+                difference, advice);
+  }
 }
 
 /// What of a shard is no record: its lines, and what a kill leaves at its end.
@@ -288,22 +292,20 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   LineIndex index(input, directory);
   SpilledRecords<Where> records(spill);
   for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
-  std::optional<JobIdentity> first;
   std::vector<JobIdentity> identities;
   std::map<std::string, std::string> shards;  // shard -> part
   ShardDifferences differences;
   std::vector<ShardFile> files;
   files.reserve(parts.size());
+  identities.reserve(parts.size());
   for (const std::string& part : parts) {
     const size_t p = files.size();
     const ShardFile& file = files.emplace_back(part);
-    const JobIdentity identity = read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part));
+    const JobIdentity& identity = identities.emplace_back(read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part)));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
-    if (!first) first = identity;
-    if (const std::string difference = difference_of(*first, identity); !difference.empty())
+    if (const std::string difference = difference_of(identities.front(), identity); !difference.empty())
       fail_user("the shards {} and {} are of different jobs: {}; merge only shards of one job", parts[0], part, difference);
-    differences.look(*first, parts[0], identity, part);
-    identities.push_back(identity);
+    differences.look(identities.front(), parts[0], identity, part);
     const std::string shard = apart(identity).second;
     if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
     int64_t repeated = 0;
@@ -329,7 +331,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
               missing, records.size(), input_path, parts.size(), first_missing);
 
-  for (size_t p = 0; p < parts.size(); ++p) refuse_other_jobs_output(output, identities[p], parts[p]);
+  refuse_other_jobs_output(output, identities, parts);
   if (const std::string manifest = JobFiles(error_output).manifest; !error_output.empty() && file_is_there(manifest))
     fail_user("the error output {} is the output of a job, as {} says; give another one", error_output, manifest);
   // Errors lose nothing: the lines that they tell of may have been corrected since.

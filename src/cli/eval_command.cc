@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
@@ -160,7 +161,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   int64_t doubled_bos = 0;
   while (lines.next(&line)) {
     const int64_t number = lines.number();
-    if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
+    if (number == 1) drop_byte_order_mark(&line);
     if (is_blank(line)) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
     const nlohmann::json json = parse_checked_json(line, kMaxTaskDepth, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");

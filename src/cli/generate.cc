@@ -8,6 +8,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
@@ -66,7 +67,7 @@ std::string prompt_of_stdin() {
   char piece[1 << 16];
   for (size_t n; (n = std::fread(piece, 1, sizeof piece, stdin)) > 0;) text.append(piece, n);
   if (std::ferror(stdin)) fail_io("cannot read the prompt from standard input: {}", std::strerror(errno));
-  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+  drop_byte_order_mark(&text);
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text;

@@ -4,11 +4,13 @@
 #include <string>
 #include <string_view>
 
+#include "base/byte_order_mark.h"
+
 namespace flexgen {
 
 /// Whether a file that begins so is a pointer.
 inline bool is_lfs_pointer(std::string_view start) {
-  if (start.starts_with("\xef\xbb\xbf")) start.remove_prefix(3);
+  start = without_byte_order_mark(start);
   return start.starts_with("version https://git-lfs.github.com/spec/") || start.starts_with("version https://hawser.github.com/spec/");  // its first name
 }
 

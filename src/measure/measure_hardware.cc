@@ -266,6 +266,24 @@ class DiskLoad {
     lane_.submit(std::move(work)).wait();
     return seconds_since(start) / kCount;
   }
+  /// The same while `work` lasts, beside it.
+  double run_beside(const std::function<void()>& work) {
+    double bytes_per_s = 0;
+    {
+      std::atomic<bool> stop{false};
+      std::thread thread = start_thread("measuring the disk", [&] { bytes_per_s = run([&] { return stop.load(); }); });
+      struct Ended {
+        std::atomic<bool>& stop;
+        std::thread& thread;
+        ~Ended() {
+          stop = true;
+          thread.join();
+        }
+      } const ended{stop, thread};
+      work();
+    }
+    return bytes_per_s;
+  }
   /// Seconds of a piece of work of some pages of a cache, wherever these are.
   double pages_s(double time_s) {
     constexpr int64_t kPages = 16;
@@ -353,12 +371,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
       return static_cast<double>(count) / seconds_since(start);
     };
     const double compute_alone = compute_rate(time_s / 2);
-    std::atomic<bool> stop{false};
-    double beside = 0;
-    std::thread reader = start_thread("measuring the disk", [&] { beside = reading->run([&] { return stop.load(); }); });
-    const double compute_beside = compute_rate(time_s);
-    stop = true;
-    reader.join();
+    double compute_beside = 0;
+    const double beside = reading->run_beside([&] { compute_beside = compute_rate(time_s); });
     // Beside compute the disk may be slower, so that what compute loses is counted a byte, and then a second of reading at full speed.
     disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * disk.read_bytes_per_s / beside, 0.0, 1.0);
   };
@@ -387,27 +401,10 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const bool leaves_room = disk.leaves_room_for_writes();
     const double read_alone = leaves_room ? disk.short_read_bytes_per_s : disk.read_bytes_per_s;
     DiskLoad writing({to_write}, true), reading_beside(to_read, false, leaves_room ? AsyncDiskOptions().beside_writes() : AsyncDiskOptions());
-    const auto beside_reads = [&](const std::function<double()>& measure, double* result) {
-      std::atomic<bool> stop{false};
-      double read_beside = 0;
-      {
-        std::thread other = start_thread("measuring the disk", [&] { read_beside = reading_beside.run([&] { return stop.load(); }); });
-        struct Ended {
-          std::atomic<bool>& stop;
-          std::thread& other;
-          ~Ended() {
-            stop = true;
-            other.join();
-          }
-        } const ended{stop, other};
-        *result = measure();
-      }
-      return read_beside;
-    };
     double write_beside = 0, pages_beside_s = 0;
-    const double read_beside = beside_reads([&] { return writing.run_for(time_s / 2); }, &write_beside);
+    const double read_beside = reading_beside.run_beside([&] { write_beside = writing.run_for(time_s / 2); });
     const double pages_s = writing.pages_s(0.05);
-    beside_reads([&] { return writing.pages_s(time_s / 4); }, &pages_beside_s);
+    reading_beside.run_beside([&] { pages_beside_s = writing.pages_s(time_s / 4); });
     disk.write_wait_s = std::max(0.0, pages_beside_s - pages_s);
     // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / read_alone.
     disk.write_share_of_read = std::clamp((1 - read_beside / read_alone) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);

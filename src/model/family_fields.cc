@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 
+#include "base/log.h"
 #include "io/checked_json.h"
 
 namespace flexgen {
@@ -97,6 +98,12 @@ std::vector<float> alibi_slopes(int64_t num_heads, double most) {
 
 void read_qkv_limit(ConfigFields& fields, ModelConfig& m) {
   if (fields.find("clip_qkv")) m.qkv_limit = static_cast<float>(fields.positive("clip_qkv", 1e30));
+}
+
+void hold_to_positions(const ConfigFields& fields, ModelConfig& config, const std::string& what, int64_t positions) {
+  if (positions >= config.max_positions) return;
+  spdlog::info("{}: {} for sequences of more than {} tokens, which flexgen does not do: they may have up to so many", fields.source(), what, positions);
+  config.max_positions = positions;
 }
 
 float read_cap(ConfigFields& fields, const char* name, double usual) {

@@ -50,6 +50,9 @@ std::vector<float> alibi_slopes(int64_t num_heads, double most = 8);
 /// clip_qkv (absent or null: none).
 void read_qkv_limit(ConfigFields& fields, ModelConfig& config);
 
+/// Sequences have no more than so many positions, and the log says why: `what` ("'NAME' has other rules") counts beyond.
+void hold_to_positions(const ConfigFields& fields, ModelConfig& config, const std::string& what, int64_t positions);
+
 /// A cap of logits or scores (absent: `usual`; null: 0, which is none).
 float read_cap(ConfigFields& fields, const char* name, double usual);
 

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "io/checked_json.h"
+#include "model/family_fields.h"
 
 namespace flexgen {
 namespace {
@@ -159,12 +160,7 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   std::vector<double> frequencies(static_cast<size_t>(turned / 2));
   for (size_t i = 0; i < num_turned_pairs; ++i) frequencies[i] = std::pow(theta, -static_cast<double>(2 * i) / static_cast<double>(turned));
   Rope result;
-  auto stop_at = [&](int64_t positions) {
-    if (positions >= config.max_positions) return;
-    spdlog::info("{}: '{}' of type {} has other rules for sequences of more than {} tokens, which flexgen does not do: they may have up to so many",
-                 fields.source(), name, kind, positions);
-    config.max_positions = positions;
-  };
+  const auto stop_at = [&](int64_t positions) { hold_to_positions(fields, config, fmt::format("'{}' of type {} has other rules", name, kind), positions); };
   if (kind == "linear" || proportional) {
     const double factor = proportional ? rope.positive_or("factor", 1, kLargest) : rope.positive("factor", kLargest);
     for (double& frequency : frequencies) frequency /= factor;

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "text/unicode.h"
@@ -12,7 +13,6 @@ namespace flexgen {
 namespace {
 
 constexpr size_t kCsvPieceBytes = 256 << 10, kMaxColumns = 65536;
-constexpr std::string_view kUtf8Mark = "\xef\xbb\xbf";
 
 }  // namespace
 
@@ -21,9 +21,9 @@ bool is_utf8(std::string_view text) { return invalid_utf8_at(text) == std::strin
 CsvReader::CsvReader(ByteSource& source, char delimiter, std::string path) : source_(source), path_(std::move(path)), buffer_(kCsvPieceBytes, '\0') {
   form_.delimiter = delimiter;
   filled_ = read_fully(source_, buffer_.data(), buffer_.size());
-  if (std::string_view(buffer_).substr(0, filled_).starts_with(kUtf8Mark)) {
+  if (std::string_view(buffer_).substr(0, filled_).starts_with(kByteOrderMark)) {
     form_.mark = true;
-    at_ = kUtf8Mark.size();
+    at_ = kByteOrderMark.size();
   }
   if (!read_record(&columns_)) fail_user("{} is empty: its first line must name the columns", path_);
   if (after_cr_ && (at_ < filled_ || fill()) && buffer_[at_] == '\n') {
@@ -158,7 +158,8 @@ bool CsvReader::read_record(std::vector<std::string>* fields) {
 
 std::string csv_field(std::string_view text, char delimiter, bool alone) {
   // In front of a table a byte order mark would be none of the first name.
-  const bool plain = !text.starts_with(kUtf8Mark) && text.find_first_of("\"\r\n") == std::string_view::npos && text.find(delimiter) == std::string_view::npos;
+  const bool plain =
+      !text.starts_with(kByteOrderMark) && text.find_first_of("\"\r\n") == std::string_view::npos && text.find(delimiter) == std::string_view::npos;
   if (plain && !(alone && text.empty())) return std::string(text);
   std::string quoted = "\"";
   for (char c : text) {

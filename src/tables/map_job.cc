@@ -11,6 +11,7 @@
 #include <sstream>
 #include <unordered_set>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/sha256.h"
@@ -46,7 +47,7 @@ constexpr int64_t kMaxRecordBytes = int64_t{1} << 30;
 std::string file_of(const std::string& path, const char* flag) {
   std::string text = read_whole_file(path, kMaxTextFileBytes);
   if (!is_utf8(text)) fail_user("{} {}: this file is not UTF-8", flag, path);
-  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // an editor's, and no part of a prompt
+  drop_byte_order_mark(&text);
   return text;
 }
 
@@ -182,9 +183,15 @@ Conversation MapJob::conversation_of(const std::vector<Message>& messages) const
   return conversation;
 }
 
-std::string MapJob::conversation_text(const Conversation& conversation) const {
-  chat_->check_all_is_written(conversation, now_);
-  return chat_->render(conversation, now_);
+std::optional<std::string> MapJob::conversation_text(const Conversation& conversation, std::string* why) const {
+  try {
+    chat_->check_all_is_written(conversation, now_);
+    return chat_->render(conversation, now_);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) throw;
+    *why = error.what();
+    return std::nullopt;
+  }
 }
 
 void MapJob::refuse_thoughts(const Conversation& conversation, const std::string& text) const {
@@ -238,15 +245,11 @@ OrderedJson MapJob::choices_of(const std::string& text, const std::string& place
 
 std::optional<OrderedJson> MapJob::choices_of_conversation(const std::vector<Message>& messages, const std::string& place) const {
   const Conversation conversation = conversation_of(messages);
-  std::string text;
-  try {
-    text = conversation_text(conversation);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kUser) throw;
-    return std::nullopt;
-  }
-  refuse_thoughts(conversation, text);
-  return choices_of(text, place);
+  std::string why;
+  const std::optional<std::string> text = conversation_text(conversation, &why);
+  if (!text) return std::nullopt;
+  refuse_thoughts(conversation, *text);
+  return choices_of(*text, place);
 }
 
 OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const {
@@ -272,12 +275,9 @@ OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const
 }
 
 std::string MapJob::shown_conversation(const std::vector<Message>& messages) const {
-  try {
-    return conversation_text(conversation_of(messages));
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kUser) throw;
-    return fmt::format("(refused: {})", error.what());
-  }
+  std::string why;
+  const std::optional<std::string> text = conversation_text(conversation_of(messages), &why);
+  return text ? *text : fmt::format("(refused: {})", why);
 }
 
 std::string MapJob::shown_prompts(int64_t count) {

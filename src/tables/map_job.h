@@ -65,8 +65,8 @@ class MapJob {
   /// Nothing if the chat template does not take it.
   std::optional<nlohmann::ordered_json> choices_of_conversation(const std::vector<Message>& messages, const std::string& place) const;
   Conversation conversation_of(const std::vector<Message>& messages) const;
-  /// Throws Error{user} with what the chat template says.
-  std::string conversation_text(const Conversation& conversation) const;
+  /// Nothing if the chat template refuses it; then `*why` is what it says.
+  std::optional<std::string> conversation_text(const Conversation& conversation, std::string* why) const;
   /// The same, or why the template refuses it.
   std::string shown_conversation(const std::vector<Message>& messages) const;
   void refuse_thoughts(const Conversation& conversation, const std::string& text) const;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "batch/input_form.h"
@@ -116,7 +117,7 @@ bool TableReader::next_object(TableRow* row) {
   size_t begin = 0;
   do {
     if (!lines_->next(&line)) return false;
-    if (lines_->number() == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
+    if (lines_->number() == 1) drop_byte_order_mark(&line);
     begin = line.find_first_not_of(" \t\r");
   } while (begin == std::string::npos);
   line.erase(line.find_last_not_of(" \t\r") + 1);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/byte_order_mark.h"
 #include "batch/answer_json.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/print.h"
@@ -23,7 +24,7 @@ TableWriter::TableWriter(RewrittenFile& file, TableKind kind, CsvForm form, std:
     : file_(file), kind_(kind), form_(form), columns_(std::move(columns)), added_(added) {
   if (kind_ == TableKind::kJsonl) return;
   form_.delimiter = kind_ == TableKind::kTsv ? '\t' : ',';
-  if (form_.mark) file_.add("\xef\xbb\xbf");
+  if (form_.mark) file_.add(kByteOrderMark);
   std::vector<std::string> header = columns_;
   header.insert(header.end(), added_.begin(), added_.end());
   file_.add(csv_row(header, form_));

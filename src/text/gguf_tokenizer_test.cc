@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <set>
 
 #include "io/test_folder.h"
@@ -56,16 +57,23 @@ TEST(GgufTokenizer, BytesAndMerges) {
   EXPECT_THAT(plain->encode("ab11", true), ElementsAre(3, 6));
 }
 
+/// A tokenizer of byte-level pieces that splits texts as `pre` says.
+TestGguf split_as(const char* pre, const std::vector<std::string>& tokens, const std::vector<std::string>& merges) {
+  TestGguf gguf;
+  gguf.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre).texts("tokenizer.ggml.tokens", tokens).texts("tokenizer.ggml.merges", merges);
+  return gguf;
+}
+
+std::unique_ptr<Tokenizer> loaded(const TestGguf& gguf) {
+  TestFolder folder;
+  return Tokenizer::load(folder.put("m.gguf", gguf.bytes()));
+}
+
 // gpt-oss's split begins a stretch where small letters become large, and takes digits by threes.
 TEST(GgufTokenizer, StretchesOfLetters) {
-  TestFolder folder;
-  const auto encode = [&](const char* pre, const char* text) {
-    TestGguf gguf;
-    gguf.text("tokenizer.ggml.model", "gpt2")
-        .text("tokenizer.ggml.pre", pre)
-        .texts("tokenizer.ggml.tokens", {"a", "B", "aB", "1", "11", "1111", "'", "s", "'s", "as", "a's", "Bs", "B's"})
-        .texts("tokenizer.ggml.merges", {"a B", "1 1", "11 11", "' s", "a 's", "B 's"});
-    return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode(text, false);
+  const auto encode = [](const char* pre, const char* text) {
+    return loaded(split_as(pre, {"a", "B", "aB", "1", "11", "1111", "'", "s", "'s", "as", "a's", "Bs", "B's"}, {"a B", "1 1", "11 11", "' s", "a 's", "B 's"}))
+        ->encode(text, false);
   };
   EXPECT_THAT(encode("gpt-4o", "aB1111"), ElementsAre(0, 1, 4, 3, 3));
   EXPECT_THAT(encode("gpt-4o", "a's"), ElementsAre(10));  // what a word ends with stays with it
@@ -76,14 +84,10 @@ TEST(GgufTokenizer, StretchesOfLetters) {
 
 // DeepSeek's: patterns one after the other, each for what those before it have left.
 TEST(GgufTokenizer, SplitsInSeveralSteps) {
-  TestFolder folder;
-  const auto encode = [&](const char* pre, const char* text) {
-    TestGguf gguf;
-    gguf.text("tokenizer.ggml.model", "gpt2")
-        .text("tokenizer.ggml.pre", pre)
-        .texts("tokenizer.ggml.tokens", {"a", ",", "Ġ", "Ġa", "a,", "1", "11", "Ċ", "ĊĊ", ",Ċ", "ä", "½", "ł", "aä", "Ã", "©", "aÃ", "×", "Ĳ", "©×"})
-        .texts("tokenizer.ggml.merges", {"Ġ a", "a ,", "1 1", "Ċ Ċ", ", Ċ", "a ä", "a Ã", "© ×"});
-    return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode(text, false);
+  const auto encode = [](const char* pre, const char* text) {
+    return loaded(split_as(pre, {"a", ",", "Ġ", "Ġa", "a,", "1", "11", "Ċ", "ĊĊ", ",Ċ", "ä", "½", "ł", "aä", "Ã", "©", "aÃ", "×", "Ĳ", "©×"},
+                           {"Ġ a", "a ,", "1 1", "Ċ Ċ", ", Ċ", "a ä", "a Ã", "© ×"}))
+        ->encode(text, false);
   };
   EXPECT_THAT(encode("deepseek-coder", " a,11"), ElementsAre(3, 1, 5, 5));
   EXPECT_THAT(encode("deepseek-llm", " a,11"), ElementsAre(3, 1, 6));
@@ -98,15 +102,10 @@ TEST(GgufTokenizer, SplitsInSeveralSteps) {
 
 // Other names of splits, as llama.cpp has them.
 TEST(GgufTokenizer, SplitsHaveSeveralNames) {
-  TestFolder folder;
-  const auto encode = [&](const char* pre) {
-    TestGguf gguf;
-    gguf.text("tokenizer.ggml.model", "gpt2")
-        .text("tokenizer.ggml.pre", pre)
-        .texts("tokenizer.ggml.tokens", {"a", "B", "aB", "1", "11", "1111", "'", "S", "'S", "BS", "B'S", "aaa", "<s>"})
-        .texts("tokenizer.ggml.merges", {"a B", "1 1", "11 11", "' S", "B S", "B 'S"})
-        .number("tokenizer.ggml.bos_token_id", 12);
-    return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode("aB1111B'Saaa", true);
+  const auto encode = [](const char* pre) {
+    TestGguf gguf =
+        split_as(pre, {"a", "B", "aB", "1", "11", "1111", "'", "S", "'S", "BS", "B'S", "aaa", "<s>"}, {"a B", "1 1", "11 11", "' S", "B S", "B 'S"});
+    return loaded(gguf.number("tokenizer.ggml.bos_token_id", 12))->encode("aB1111B'Saaa", true);
   };
   std::set<std::vector<int32_t>> all;
   for (const auto& [name, others] :

@@ -23,10 +23,7 @@ inline void repeat_products(const std::byte* data, int64_t repeats, bool loads) 
         load<kW1>(w + kBlockRows * kStepBytes, kStepBytes);
         load<kX1>(x + kBlockRows * kStepBytes, kStepBytes);
       }
-      add_products<kSums00, kW0, kX0>();
-      add_products<kSums10, kW1, kX0>();
-      add_products<kSums01, kW0, kX1>();
-      add_products<kSums11, kW1, kX1>();
+      add_loaded<true>();
     }
   release();
 }

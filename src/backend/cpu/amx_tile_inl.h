@@ -38,6 +38,17 @@ inline TileShapes shapes_of(int64_t tile_rows, int64_t rows0, int64_t rows1) {
   return shapes;
 }
 
+/// What the registers hold of W times what they hold of x.
+template <bool kTwoBlocks>
+HWY_INLINE void add_loaded() {
+  add_products<kSums00, kW0, kX0>();
+  add_products<kSums10, kW1, kX0>();
+  if constexpr (kTwoBlocks) {
+    add_products<kSums01, kW0, kX1>();
+    add_products<kSums11, kW1, kX1>();
+  }
+}
+
 template <bool kTwoBlocks>
 HWY_INLINE void add_step(const std::byte* w0, const std::byte* w1, int64_t w_stride, const std::byte* x0, int64_t x0_stride, const std::byte* x1,
                          int64_t x1_stride) {
@@ -45,12 +56,7 @@ HWY_INLINE void add_step(const std::byte* w0, const std::byte* w1, int64_t w_str
   load_once<kW0>(w0, w_stride);
   load_once<kW1>(w1, w_stride);
   if constexpr (kTwoBlocks) load<kX1>(x1, x1_stride);
-  add_products<kSums00, kW0, kX0>();
-  add_products<kSums10, kW1, kX0>();
-  if constexpr (kTwoBlocks) {
-    add_products<kSums01, kW0, kX1>();
-    add_products<kSums11, kW1, kX1>();
-  }
+  add_loaded<kTwoBlocks>();
 }
 
 template <int kRegister0, int kRegister1>

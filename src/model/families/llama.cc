@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "base/log.h"
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 #include "model/rope.h"
@@ -62,10 +61,7 @@ class Llama : public Decoder {
     const int64_t trained = chunks.integer("original_max_position_embeddings", 1, int64_t{1} << 31);
     chunks.harmless({"chunk_size", "local_size"});
     chunks.finish();
-    if (trained >= m.max_positions) return;
-    spdlog::info("{}: '{}' has other positions for sequences of more than {} tokens, which flexgen does not do: they may have up to so many", fields.source(),
-                 name, trained);
-    m.max_positions = trained;
+    hold_to_positions(fields, m, fmt::format("'{}' has other positions", name), trained);
   }
 
   static void read_windows(ConfigFields& fields, ModelConfig& m) {
