@@ -43,7 +43,8 @@ bool has_instructions() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kNeeded = 1u << 22 | 1u << 24;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kNeeded) == kNeeded && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
 }
 
 /// Linux gives a process the tile registers' 8 KiB of state when it asks for them (ARCH_REQ_XCOMP_PERM, arch/x86/include/uapi/asm/prctl.h).

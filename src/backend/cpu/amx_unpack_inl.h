@@ -1,7 +1,7 @@
 #pragma once
 // How rows of codes become bf16 in registers, a pair of steps (64 columns) at a time: for amx_codes.cc. A reader of each type has
 //     read(pair, count)          what the codes of pairs [pair, pair + count) mean, count <= kReadPairs, for all rows of the tile
-//     unpack(row, pair, i, to)   pair `pair`, the i-th of those read last, of a row: 32 columns at `to`, the next 32 at `to + kNextStep`
+//     unpack(look_up, row, pair, i, to)   pair `pair`, the i-th of those read last, of a row: 32 columns at `to`, the next 32 at `to + kNextStep`
 
 #include <array>
 #include <cmath>
@@ -11,7 +11,7 @@
 #include "tensor/block_formats.h"
 #include "tensor/code_format.h"
 
-HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx512vbmi2")
 namespace flexgen::amx_product {
 
 inline constexpr int64_t kPair = 2 * kStep;
@@ -20,7 +20,7 @@ inline constexpr int64_t kReadPairs = 8;  ///< whose parameters are read togethe
 inline constexpr int64_t kNextStep = kTileRows * kStepBytes;
 static_assert(kQuantGroup == kPair && kMaxChunkColumns % kPair == 0);
 
-HWY_INLINE __m512i load_words(const std::byte* at) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
+HWY_INLINE __m256i load_32(const std::byte* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
 HWY_INLINE __m128i load_16(const std::byte* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
 HWY_INLINE __m512 signed_numbers(__m128i codes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)); }
 HWY_INLINE __m512 unsigned_numbers(__m128i codes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)); }
@@ -28,9 +28,44 @@ HWY_INLINE __m512 unsigned_numbers(__m128i codes) { return _mm512_cvtepi32_ps(_m
 /// 32 floats as bf16.
 HWY_INLINE void put(__m512 first, __m512 second, std::byte* to) { _mm512_store_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first))); }
 
-/// What codes of four bits mean: of columns 0 to 15 and of 16 to 31.
+/// What codes of four bits mean, by two scales.
 HWY_INLINE __m512i table_of(__m512 first, __m512 second) { return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)); }
-HWY_INLINE __m512i table_of(__m512 both) { return table_of(both, both); }
+
+using Bytes = std::array<uint8_t, 64>;
+/// Each of `count` bytes from `first` on so many times, and again from there.
+constexpr Bytes repeated(int times, int first, int count) {
+  Bytes at{};
+  for (int i = 0; i < 64; ++i) at[static_cast<size_t>(i)] = static_cast<uint8_t>(first + i / times % count);
+  return at;
+}
+alignas(64) inline constexpr Bytes kTwiceFirst = repeated(2, 0, 32), kTwiceSecond = repeated(2, 32, 32), kTwiceTwice = repeated(2, 0, 16),
+                                   kFourTimes = repeated(4, 0, 16);
+HWY_INLINE __m512i bytes_of(const Bytes& bytes) { return _mm512_load_si512(bytes.data()); }
+
+/// What codes of four bits are looked up with. Made before a loop over rows: the compiler would make constants anew for each of them, with the instructions that look up.
+struct LookUp {
+  /// Where words are found: in the first half of a table, in the second, or columns 0 to 15 in the first and the others in the second.
+  __m512i in_first, in_second, in_both;
+  __m512i code_bits;
+
+  HWY_INLINE LookUp()
+      : in_first(kept(_mm512_set1_epi16(0x0100))), in_second(kept(_mm512_set1_epi16(0x2120))),
+        in_both(kept(_mm512_inserti64x4(_mm512_set1_epi16(0x0100), _mm256_set1_epi16(0x2120), 1))), code_bits(kept(_mm512_set1_epi16(0x1e1e))) {}
+
+  /// What codes mean by a table of 32 words: bits 1 to 4 of both bytes of a word are its code. (A look-up of words takes twice as long as one of bytes.)
+  HWY_INLINE __m512i operator()(__m512i codes, __m512i where, __m512i table) const {
+    constexpr int kAndOr = 0xea;  // (a & b) | c
+    return _mm512_permutexvar_epi8(_mm512_ternarylogic_epi32(codes, code_bits, where, kAndOr), table);
+  }
+
+ private:
+  static HWY_INLINE __m512i kept(__m512i constant) {
+    asm("" : "+v"(constant));
+    return constant;
+  }
+};
+/// How far words of two equal bytes are turned to the left, so that a byte's lower or upper four bits are where look_up() wants them.
+inline constexpr int kTurnLower = 1, kTurnUpper = 13;
 
 HWY_INLINE __m512 numbers_from(float first) {
   return _mm512_add_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(first));
@@ -65,15 +100,28 @@ class GroupReader {
       are_normal_ &= dot_product::are_normal(_mm512_zextsi256_si512(both));
     }
   }
-  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t i, std::byte* to) const {
+  /// Pairs `pair` and `pair + 1`, of codes of four bits: one table of both.
+  HWY_INLINE void unpack_two(const LookUp& look_up, int64_t row, int64_t pair, int64_t i, std::byte* to) const requires kFourBits {
+    if (HWY_UNLIKELY(!are_normal_)) {
+      for (int64_t p = 0; p < 2; ++p) unpack(look_up, row, pair + p, i + p, to + p * 2 * kNextStep);
+      return;
+    }
+    const __m512 numbers = numbers_from(0);
+    const __m512i table = table_of(_mm512_fmadd_ps(numbers, _mm512_set1_ps(step_[row][i]), _mm512_set1_ps(minimum_[row][i])),
+                                   _mm512_fmadd_ps(numbers, _mm512_set1_ps(step_[row][i + 1]), _mm512_set1_ps(minimum_[row][i + 1])));
+    const __m512i codes = _mm512_loadu_si512(codes_ + row * row_bytes_ + pair * kPair / 2);
+    look_up_pair(look_up, codes, 0, table, to);
+    look_up_pair(look_up, codes, 1, table, to + 2 * kNextStep);
+  }
+  HWY_INLINE void unpack(const LookUp& look_up, int64_t row, int64_t pair, int64_t i, std::byte* to) const {
     const std::byte* codes = codes_ + row * row_bytes_ + pair * (kFourBits ? kPair / 2 : kPair);
     const float step = step_[row][i], minimum = minimum_[row][i];
     if (HWY_UNLIKELY(!are_normal_)) return unpack_any(codes, step, minimum, to);
     const __m512 steps = _mm512_set1_ps(step), minima = _mm512_set1_ps(minimum);
     if constexpr (kFourBits) {
-      const __m512i table = table_of(_mm512_fmadd_ps(numbers_from(0), steps, minima)), both = load_words(codes);
-      _mm512_store_si512(to, _mm512_permutexvar_epi16(both, table));
-      _mm512_store_si512(to + kNextStep, _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table));
+      const __m512 meanings = _mm512_fmadd_ps(numbers_from(0), steps, minima);
+      const __m512i table = table_of(meanings, meanings);
+      look_up_pair(look_up, _mm512_castsi256_si512(load_32(codes)), 0, table, to);
     } else {
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half, codes += kStep, to += kNextStep) put(sixteen(codes, steps, minima), sixteen(codes + 16, steps, minima), to);
@@ -81,6 +129,13 @@ class GroupReader {
   }
 
  private:
+  /// What the codes in bytes [32 * half, 32 * half + 32) mean by half `half` of the table: their lower four bits, then the upper ones.
+  static HWY_INLINE void look_up_pair(const LookUp& look_up, __m512i codes, int half, __m512i table, std::byte* to) {
+    const __m512i twice = _mm512_permutexvar_epi8(bytes_of(half == 0 ? kTwiceFirst : kTwiceSecond), codes);
+    const __m512i where = half == 0 ? look_up.in_first : look_up.in_second;
+    _mm512_store_si512(to, look_up(_mm512_slli_epi16(twice, 1), where, table));
+    _mm512_store_si512(to + kNextStep, look_up(_mm512_srli_epi16(twice, 3), where, table));
+  }
   static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 step, __m512 minimum) {
     return _mm512_fmadd_ps(unsigned_numbers(load_16(codes)), step, minimum);
   }
@@ -126,25 +181,23 @@ class ScaledReader {
       }
     }
   }
-  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t i, std::byte* to) const {
+  HWY_INLINE void unpack(const LookUp& look_up, int64_t row, int64_t pair, int64_t i, std::byte* to) const {
     const std::byte* codes = tile_.rows + row * row_bytes_ + pair * kPair * kBits / 8;
+    constexpr int64_t kBytes = kStep * kBits / 8;
+    const int64_t part = i * kParts;
+    if constexpr (kBits == 8) {
 #pragma GCC unroll 2
-    for (int64_t half = 0; half < 2; ++half, codes += kStep * kBits / 8, to += kNextStep) {
-      const int64_t part = i * kParts + half * kParts / 2;
-      if constexpr (kBits == 8) {
-        put(meaning(sixteen_numbers(codes), row, part), meaning(sixteen_numbers(codes + 16), row, part), to);
-      } else {
-        // In the lower 16 bits the byte, in the upper ones its upper half; the second table is for the upper 16 columns.
-        const __m512i bytes = _mm512_cvtepu8_epi32(load_16(codes));
-        const __m512i both = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
-        const __m512 of_first = meaning(numbers(), row, part);
-        if constexpr (kWidth == kStep) {
-          _mm512_store_si512(to, _mm512_permutexvar_epi16(both, table_of(of_first)));
-        } else {
-          const __m512i upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
-          const __m512i index = _mm512_or_si512(_mm512_and_si512(both, _mm512_set1_epi16(15)), upper);
-          _mm512_store_si512(to, _mm512_permutexvar_epi16(index, table_of(of_first, meaning(numbers(), row, part + 1))));
-        }
+      for (int64_t half = 0; half < 2; ++half, codes += kBytes, to += kNextStep)
+        put(meaning(sixteen_numbers(codes), row, part + half), meaning(sixteen_numbers(codes + 16), row, part + half), to);
+    } else if constexpr (kWidth == kStep) {
+      const __m512i table = table_of(meaning(numbers(), row, part), meaning(numbers(), row, part + 1));
+      _mm512_store_si512(to, look_up(four_bits(codes), look_up.in_first, table));
+      _mm512_store_si512(to + kNextStep, look_up(four_bits(codes + kBytes), look_up.in_second, table));
+    } else {
+#pragma GCC unroll 2
+      for (int64_t half = 0; half < 2; ++half, codes += kBytes, to += kNextStep) {
+        const __m512i table = table_of(meaning(numbers(), row, part + 2 * half), meaning(numbers(), row, part + 2 * half + 1));
+        _mm512_store_si512(to, look_up(four_bits(codes), look_up.in_both, table));
       }
     }
   }
@@ -167,6 +220,11 @@ class ScaledReader {
     }
   }
 
+  /// Of 16 bytes the lower four bits and the upper ones in turns.
+  static HWY_INLINE __m512i four_bits(const std::byte* codes) {
+    const __m512i four_times = _mm512_permutexvar_epi8(bytes_of(kFourTimes), _mm512_castsi128_si512(load_16(codes)));
+    return _mm512_shldv_epi16(four_times, four_times, _mm512_set1_epi32(kTurnUpper << 16 | kTurnLower));
+  }
   static HWY_INLINE __m512 numbers() {
     return kType == DType::kFp4 ? _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6) : numbers_from(0);
   }
@@ -217,18 +275,19 @@ class BlockReader : public BlockRows<kType> {
  public:
   using BlockRows<kType>::BlockRows;
 
-  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
+  HWY_INLINE void unpack(const LookUp& look_up, int64_t row, int64_t pair, int64_t, std::byte* to) const {
     const std::byte* block = this->block(row, 2 * pair);
+    if constexpr (kType == DType::kQ8_0) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half, block += kBytes, to += kNextStep) {
-      if constexpr (kType == DType::kQ8_0) {
+      for (int half = 0; half < 2; ++half, block += kBytes, to += kNextStep) {
         const __m512 scale = half_everywhere(block);
         put(sixteen(block + 2, scale), sixteen(block + 18, scale), to);
-      } else {
-        const __m256i both = _mm256_cvtepu8_epi16(load_16(block + kBytes - 16));
-        const __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
-        _mm512_store_si512(to, _mm512_permutexvar_epi16(codes, table_of(meanings(block))));
       }
+    } else {
+      // One table of both blocks.
+      const __m512i table = table_of(meanings(block), meanings(block + kBytes));
+      _mm512_store_si512(to, look_up(codes_of(block), look_up.in_first, table));
+      _mm512_store_si512(to + kNextStep, look_up(codes_of(block + kBytes), look_up.in_second, table));
     }
   }
 
@@ -236,6 +295,11 @@ class BlockReader : public BlockRows<kType> {
   using BlockRows<kType>::kBytes;
   static_assert(quant_block(kType).elements == kStep && (kType == DType::kQ8_0 || blocks::has_sixteen_values(kType)));
 
+  /// A block's: the lower four bits of its bytes, then the upper ones.
+  static HWY_INLINE __m512i codes_of(const std::byte* block) {
+    const __m512i twice = _mm512_permutexvar_epi8(bytes_of(kTwiceTwice), _mm512_castsi128_si512(load_16(block + kBytes - 16)));
+    return _mm512_shldv_epi16(twice, twice, _mm512_inserti64x4(_mm512_set1_epi16(kTurnLower), _mm256_set1_epi16(kTurnUpper), 1));
+  }
   static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 scale) { return _mm512_mul_ps(signed_numbers(load_16(codes)), scale); }
   /// Of the sixteen codes.
   static HWY_INLINE __m512 meanings(const std::byte* block) {
@@ -252,16 +316,17 @@ class QuarterReader : public BlockRows<kType> {
  public:
   using BlockRows<kType>::BlockRows;
 
-  HWY_INLINE void unpack(int64_t row, int64_t pair, int64_t, std::byte* to) const {
+  HWY_INLINE void unpack(const LookUp& look_up, int64_t row, int64_t pair, int64_t, std::byte* to) const {
     const std::byte* block = this->block(row, pair / 4);
     const auto quarter = static_cast<int>(pair % 4);
     if constexpr (kType == DType::kQ4_K) {
       // d and dmin; two parts share 32 bytes.
       const __m128 both = _mm512_castps512_ps128(halves_at(block, 4));
       const float scale = _mm_cvtss_f32(both), minimum = _mm_cvtss_f32(_mm_movehdup_ps(both));
-      const __m512i codes = load_words(block + 16 + quarter * 32);
-      _mm512_store_si512(to, _mm512_permutexvar_epi16(codes, part_table(block, 2 * quarter, scale, minimum)));
-      _mm512_store_si512(to + kNextStep, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), part_table(block, 2 * quarter + 1, scale, minimum)));
+      const __m512i table = table_of(part_meanings(block, 2 * quarter, scale, minimum), part_meanings(block, 2 * quarter + 1, scale, minimum));
+      const __m512i twice = _mm512_permutexvar_epi8(bytes_of(kTwiceFirst), _mm512_castsi256_si512(load_32(block + 16 + quarter * 32)));
+      _mm512_store_si512(to, look_up(_mm512_slli_epi16(twice, 1), look_up.in_first, table));
+      _mm512_store_si512(to + kNextStep, look_up(_mm512_srli_epi16(twice, 3), look_up.in_second, table));
     } else {
       // The lower four bits of codes in 128 bytes, the upper two in 64, scales of 16 columns, d.
       const __m512 scales = _mm512_mul_ps(signed_numbers(load_16(block + 192)), half_everywhere(block + 208));
@@ -282,11 +347,10 @@ class QuarterReader : public BlockRows<kType> {
  private:
   static_assert(kType == DType::kQ4_K || kType == DType::kQ6_K);
 
-  static HWY_INLINE __m256i load_32(const std::byte* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
-  static HWY_INLINE __m512i part_table(const std::byte* block, int part, float scale, float minimum) {
+  static HWY_INLINE __m512 part_meanings(const std::byte* block, int part, float scale, float minimum) {
     float of_part, least;
     blocks::scale_and_minimum(reinterpret_cast<const uint8_t*>(block) + 4, part, &of_part, &least);
-    return table_of(_mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(of_part * scale), numbers_from(0)), _mm512_set1_ps(least * minimum)));
+    return _mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(of_part * scale), numbers_from(0)), _mm512_set1_ps(least * minimum));
   }
   static HWY_INLINE __m512 sixteen(__m128i codes, __m512 scales, int part) {
     return _mm512_mul_ps(signed_numbers(codes), _mm512_permutexvar_ps(_mm512_set1_epi32(part), scales));
