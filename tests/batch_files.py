@@ -7,6 +7,7 @@ Usage: batch_files.py FLEXGEN_BINARY SOURCE_DIR"""
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,34 @@ def edited(batch):
         fail("an edited input: its records")
 
 
+def ends_by_tokenizer(batch, source):
+    """A fine-tune may name its end token in the tokenizer alone."""
+    right, model = batch.model, batch.path("tuned")
+    shipped = os.path.join(source, "demo", "model")
+    shutil.copytree(shipped, model)
+    for name in ("config.json", "generation_config.json"):
+        with open(os.path.join(model, name), encoding="utf-8") as file:
+            config = json.load(file)
+        with open(os.path.join(model, name), "w", encoding="utf-8") as file:
+            json.dump({**config, "eos_token_id": 1}, file)
+    body = {"prompt": "dated Sep 7, 2016 | amount due EUR 212.84 | by Rokar Office | paid | Inv. 427050\n=>", "max_tokens": 96, "temperature": 0}
+    line = batch.write("tuned.jsonl", json.dumps(body))
+    choices = []
+    for batch.model in (shipped, model):
+        said = batch.run(line, f"ends{len(choices)}.out")
+        choices.append(json.loads(batch.read(f"ends{len(choices)}.out"))["response"]["body"]["choices"])
+    batch.model = right
+    if choices[0] != choices[1] or choices[0][0]["finish_reason"] != "stop" or "the tokenizer's end token" not in said:
+        fail(f"the tokenizer's end token: {choices}, and it said {said}")
+
+
+def packed_names(batch):
+    """An output that is called packed would be plain text."""
+    line = batch.write("packed.jsonl", json.dumps({"prompt": "x", "max_tokens": 1}))
+    if "leave .gz out" not in batch.run(line, "answers.jsonl.gz", code=2) or os.path.exists(batch.path("answers.jsonl.gz")):
+        fail("an output called .gz is not refused")
+
+
 def other_arithmetic(batch):
     """A job goes on where sums are rounded as they were, and nowhere else."""
     with open("/proc/cpuinfo") as cpus:
@@ -198,8 +227,9 @@ def other_arithmetic(batch):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_files_") as work:
         batch = Batch(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, exit_codes, bare_lines, arranged, piped, edited, other_arithmetic):
+        for part in (forms, exit_codes, bare_lines, arranged, piped, edited, packed_names, other_arithmetic):
             part(batch)
+        ends_by_tokenizer(batch, sys.argv[2])
     print("batch files: all as they should be")
 
 

@@ -12,6 +12,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "base/error.h"
 
@@ -114,7 +115,37 @@ std::string folded(std::string_view text, int width) {
 void show_notes(bool shown) { notes_are_shown = shown; }
 bool shows_notes() { return notes_are_shown; }
 
-void write_note(std::string_view text) { write_if_possible(STDERR_FILENO, text); }
+namespace {
+
+/// What draw_over() has on each descriptor that a line is drawn on: one at a time.
+struct Drawn {
+  std::mutex mutex;
+  int descriptor = -1;
+  size_t columns = 0;
+};
+Drawn& drawn() {
+  static Drawn it;
+  return it;
+}
+
+}  // namespace
+
+void draw_over(int descriptor, std::string_view text) {
+  Drawn& before = drawn();
+  std::lock_guard lock(before.mutex);
+  const size_t columns = before.descriptor == descriptor ? before.columns : 0;
+  if (columns == 0 && text.empty()) return;
+  // Spaces instead of an escape code, so that any terminal and any log can take it.
+  const std::string blank(columns > text.size() ? columns - text.size() : 0, ' ');
+  write_if_possible(descriptor, fmt::format("\r{}{}{}", text, blank, text.empty() ? "\r" : ""));
+  before.descriptor = descriptor;
+  before.columns = text.size();
+}
+
+void write_note(std::string_view text) {
+  draw_over(STDERR_FILENO, "");
+  write_if_possible(STDERR_FILENO, text);
+}
 
 void write_result(std::string_view text) {
   while (!text.empty()) {

@@ -27,6 +27,8 @@ int terminal_width(int descriptor);
 /// began. 0: as it is.
 std::string folded(std::string_view text, int width);
 
+/// A line without its end that the next one is drawn over, and that makes room for notes; empty: none. On one descriptor at a time.
+void draw_over(int descriptor, std::string_view text);
 /// On stderr, whatever --quiet says: an error.
 void write_note(std::string_view text);
 /// Throws Error{io}.

@@ -132,7 +132,8 @@ std::vector<std::string> parse_stop(const LineBody& body, const ModelLimits& lim
   return stops;
 }
 
-int32_t parse_token_id(const Json& id, const std::string& path, const ModelLimits& limits) {
+int32_t parse_token_id(const Json& given, const std::string& path, const ModelLimits& limits) {
+  const Json id = given.is_number_float() ? whole_number(given.get<double>()) : given;
   if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(limits.vocab_size))
     refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(id), limits.vocab_size - 1));
   return static_cast<int32_t>(id.get<uint64_t>());
@@ -509,6 +510,11 @@ bool is_bare(const Json& line) {
   return (line.contains("prompt") || line.contains("messages")) && !line.contains("body") && !line.contains("method") && !line.contains("url");
 }
 
+/// A member that is null is as one that is left out: tables of mixed lines are written so. The prompt is kept elsewhere, and is named if it is null.
+void drop_nulls(Json& object) {
+  for (auto member = object.begin(); member != object.end();) member = member->is_null() && member.key() != "prompt" ? object.erase(member) : std::next(member);
+}
+
 /// Checked; empty if there is none.
 std::string parse_custom_id(const Json& object, bool needed) {
   const auto id = object.find("custom_id");
@@ -603,16 +609,19 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
     const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.vocab_size};
     Endpoint endpoint = Endpoint::kText;
     LineJson parsed = read_line_json(line, bounds);
+    if (parsed.line.is_object()) drop_nulls(parsed.line);
     bare = parsed.line.is_object() && is_bare(parsed.line);
     if (!bare || !parsed.syntax_error.empty()) check_json(parsed);  // a broken line could end what is put around it
     if (bare) {
       parsed = LineJson();
       parsed = read_line_json(fmt::format(R"({{"body":{}}})", line), bounds);  // so that its prompt goes where prompts go
       check_json(parsed);
+      drop_nulls(parsed.line["body"]);
       custom_id = parse_custom_id(parsed.line["body"], false);
       parsed.line["body"].erase("custom_id");
       if (parsed.line["body"].contains("messages")) endpoint = Endpoint::kChat;
     } else {
+      if (const auto prompt = parsed.line.find("prompt"); prompt != parsed.line.end() && prompt->is_null()) parsed.line.erase(prompt);
       custom_id = parse_custom_id(parsed.line, true);
       endpoint = check_endpoint(parsed.line);
     }

@@ -57,6 +57,30 @@ TEST(BatchLine, TakesEveryField) {
   EXPECT_TRUE(request.params.ignore_eos);
 }
 
+/// Tables whose rows differ are written so.
+TEST(BatchLine, WhatIsNullIsLeftOut) {
+  for (const char* text :
+       {R"({"prompt": "hi", "messages": null, "max_tokens": 3, "custom_id": null})",
+        R"({"custom_id": null, "method": null, "url": null, "body": null, "prompt": "hi", "max_tokens": 3})",
+        R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "note": null, "prompt": null, "body": {"prompt": "hi", "max_tokens": 3}})"}) {
+    const auto parsed = parse_batch_line(text, kLimits);
+    ASSERT_TRUE(std::holds_alternative<BatchRequest>(parsed)) << text << std::get<LineError>(parsed).message;
+    EXPECT_THAT(std::get<BatchRequest>(parsed).prompts[0].tokens, ElementsAre('h', 'i'));
+    EXPECT_EQ(std::get<BatchRequest>(parsed).params.max_tokens, 3);
+  }
+  EXPECT_TRUE(std::holds_alternative<LineError>(
+      parse_batch_line(R"({"custom_id": null, "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}})", kLimits)));
+}
+
+TEST(BatchLine, WholeTokenIdsMayHaveAPoint) {
+  const BatchRequest request = good(R"("prompt": [5.0, 1], "stop_token_ids": [7.0])");
+  EXPECT_THAT(request.prompts[0].tokens, ElementsAre(5, 1));
+  EXPECT_THAT(request.params.stop_token_ids, ElementsAre(7));
+  for (const char* bad :
+       {R"("prompt": [5.5])", R"("prompt": [1e300])", R"("prompt": "x", "stop_token_ids": [-1.0])", R"("prompt": "x", "stop_token_ids": [7.5])"})
+    EXPECT_TRUE(std::holds_alternative<LineError>(parse_batch_line(line_with(bad), kLimits))) << bad;
+}
+
 TEST(BatchLine, FormsOfPrompt) {
   EXPECT_EQ(good(R"("prompt": ["a", "bc"])").prompts.size(), 2u);
   BatchRequest lists = good(R"("prompt": [[1], [2, 255]])");
@@ -276,7 +300,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "temperature": "hot")", "invalid_value", "'hot'"},
         BadBody{R"("prompt": "x", "temperature": 1e999)", "invalid_value", "body.temperature is '1e999', which is out of range"},
         BadBody{R"("prompt": [1, -1e400])", "invalid_value", "body.prompt is '-1e400', which is out of range"},
-        BadBody{R"("prompt": [1, 2.0])", "invalid_value", "2.0, which is not a token id"}, BadBody{R"("prompt": [NaN])", "invalid_json", "JSON has no NaN"},
+        BadBody{R"("prompt": [1, 2.5])", "invalid_value", "2.5, which is not a token id"}, BadBody{R"("prompt": [NaN])", "invalid_json", "JSON has no NaN"},
         BadBody{R"("prompt": "x", "top_p": -Infinity)", "invalid_json", "Infinity"}, BadBody{R"("prompt": "x", "max_tokens": -0)", "invalid_value", "is 0"},
         BadBody{R"("prompt": "x", "max_tokens": 2147483647)", "context_length_exceeded", "2147483648 together"},
         BadBody{R"("prompt": "x", "max_tokens": 2147483648)", "invalid_value", "max_tokens"},

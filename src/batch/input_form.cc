@@ -231,7 +231,7 @@ PackedForm packed_form(std::string_view front) {
   return PackedForm::kPlain;
 }
 
-TextForm text_form(std::string_view front, bool whole) {
+TextForm text_form(std::string_view front) {
   const std::string_view text = trimmed(without_mark(front));
   if (text.starts_with('[')) {
     const auto end = end_of_value(text);
@@ -245,9 +245,17 @@ TextForm text_form(std::string_view front, bool whole) {
     // A broken first line closes somewhere too; it is no JSON with what follows.
     if (many_lines && !json_or_none(text.substr(0, *end)).is_discarded()) return TextForm::kValues;
     // Requests one after the other on a single line.
-    if (end && whole && front.find_first_of("\r\n") == std::string_view::npos && trimmed(text.substr(*end)).starts_with('{')) return TextForm::kValues;
+    if (end && front.find_first_of("\r\n") == std::string_view::npos && trimmed(text.substr(*end)).starts_with('{')) return TextForm::kValues;
   }
   return has_bare_returns_only(front) ? TextForm::kCarriageReturns : TextForm::kLines;
+}
+
+TextForm text_form(FrontBytes& text, size_t most_of_line) {
+  const std::string_view front = trimmed(without_mark(text.front()));
+  // An array is known by its beginning.
+  const bool is_open = front.starts_with('{') && !end_of_value(front), has_no_line = front.find('\n') == std::string_view::npos;
+  if (is_open || has_no_line) text.grow(most_of_line);
+  return text_form(text.front());
 }
 
 std::string binary_form(std::string_view front, const std::string& path) {

@@ -21,8 +21,10 @@ enum class TextForm {
   kArray,            ///< one JSON array of requests
   kValues,           ///< requests one after the other, each over several lines
 };
-/// Of the first bytes of a text, `whole` if they are all of it.
-TextForm text_form(std::string_view front, bool whole);
+/// Of the first bytes of a text.
+TextForm text_form(std::string_view front);
+/// Of a text. Looks at up to `most_of_line` bytes of it, where its first line or value is longer than what it has looked at before. Before the first read().
+TextForm text_form(FrontBytes& text, size_t most_of_line);
 
 /// A sentence on what these bytes are, if they are nothing to be read as a batch file: "it is a zip archive; unpack it (unzip)". Empty if they may be. `path`: its ending is
 /// looked at too.

@@ -16,7 +16,7 @@ const std::string kPretty = "{\n  \"custom_id\": \"a\",\n  \"body\": {\n    \"pr
 const std::string kCompact = R"({"custom_id":"a","body":{"prompt":"x \"{[ y","n":1}})";
 
 TEST(InputForm, TextFormsAreTold) {
-  const auto form = [](const std::string& text) { return text_form(text, true); };
+  const auto form = [](const std::string& text) { return text_form(text); };
   for (const std::string& mark : {std::string(), std::string("\xef\xbb\xbf"), std::string("\n \r\n")}) {
     EXPECT_EQ(form(mark + kRequest), TextForm::kLines);
     EXPECT_EQ(form(mark + kRequest + "\n" + kRequest + "\n"), TextForm::kLines);
@@ -34,7 +34,25 @@ TEST(InputForm, TextFormsAreTold) {
   // Broken lines among lines.
   for (const std::string broken : {"{\"custom_id\": \"torn", "{", "{\"a\": 1", "[1", "[[[", "[1, 2]", "{}{}", "nothing", "}", "\"", "[{\"a\": 1}]"})
     EXPECT_EQ(form(broken + "\n" + kRequest + "\n" + kRequest + "\n"), TextForm::kLines) << broken;
-  EXPECT_EQ(text_form("[" + kRequest + "," + kRequest, false), TextForm::kArray);
+  EXPECT_EQ(text_form("[" + kRequest + "," + kRequest), TextForm::kArray);
+}
+
+/// The form of a text whose first request is longer than what is looked at by itself.
+TEST(InputForm, ALongFirstRequestIsLookedAtWhole) {
+  constexpr size_t kFront = 100, kMost = 1000;
+  const auto form = [&](const std::string& text) {
+    TextBytes bytes(text, text.size());
+    FrontBytes front(bytes, kFront);
+    const TextForm found = text_form(front, kMost);
+    EXPECT_EQ(all_of(front, 64), text) << "nothing is lost";
+    return found;
+  };
+  const std::string text = std::string(200, 'x'), request = "{\"prompt\": \"" + text + "\"}", pretty = "{\n  \"prompt\": \"" + text + "\"\n}";
+  EXPECT_EQ(form(request + request + request), TextForm::kValues);
+  EXPECT_EQ(form(pretty + "\n" + pretty), TextForm::kValues);
+  EXPECT_EQ(form(request + "\r" + request + "\r"), TextForm::kCarriageReturns);
+  EXPECT_EQ(form(request + "\n" + request + "\n"), TextForm::kLines);
+  EXPECT_EQ(form("{\"prompt\": \"" + std::string(2000, 'x') + "\"}\n"), TextForm::kLines);
 }
 
 TEST(InputForm, ValuesBecomeLines) {

@@ -35,7 +35,7 @@ InputText InputText::open(const std::string& path, const std::string& directory,
   FrontBytes& front = unpacked.text();
   const std::string other = other_form(front.front(), path);
   if (!other.empty()) fail_user("the input {} is no file of requests: {}", shown_name(path), other);
-  const TextForm form = text_form(front.front(), front.front().size() < UnpackedFile::kFrontBytes);
+  const TextForm form = text_form(front, static_cast<size_t>(kMaxLineBytes));
   std::vector<std::string> told = unpacked.told();
   if (told.empty() && form == TextForm::kLines) {
     input.size_ = input.file_->size();

@@ -30,6 +30,12 @@ const Json* LineBody::find(const char* name) const {
   return found == json_.end() || found->is_null() ? nullptr : &*found;
 }
 
+Json whole_number(double value) {
+  constexpr double kMost = 9e15;  // of which a double knows each
+  if (value >= 0 && value < kMost && std::floor(value) == value) return static_cast<uint64_t>(value);
+  return value;
+}
+
 int64_t LineBody::integer(const char* name, int64_t otherwise, int64_t least, int64_t most) const {
   const Json* value = find(name);
   if (!value) return otherwise;

@@ -22,6 +22,9 @@ std::string quote_text(std::string_view text);
 /// The value for a message, short. Large values are never written out whole.
 std::string shown_value(const nlohmann::json& value);
 
+/// 5.0 as 5: tables whose column has gaps are written so. As it is if it is no whole number from 0 on.
+nlohmann::json whole_number(double value);
+
 /// Of a name, for a message.
 inline constexpr size_t kQuotedBytes = 80;
 

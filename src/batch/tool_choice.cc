@@ -48,7 +48,8 @@ ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& b
   const bool one_call = !body.flag("parallel_tool_calls", true);
   ToolChoice choice;
   const bool has_tools = !conversation.tools.none();
-  if (given && *given != "none" && !has_tools) refuse_value(kToolChoicePath, "needs tools");
+  const bool says_nothing = given && (*given == "none" || (*given == "auto" && body.find("tools")));
+  if (given && !has_tools && !says_nothing) refuse_value(kToolChoicePath, "needs tools");
   choice.calls = has_tools && !(given && *given == "none");
   if (!choice.calls) return choice;
   choice.forced = given && *given != "auto";

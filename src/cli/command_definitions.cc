@@ -94,6 +94,13 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
 
 constexpr const char* kJobOfOutput = "the job of --output";
 
+/// Answers are added to a file as they finish; a name that promises another form would mislead who reads it.
+void check_is_plain(const std::string& output) {
+  for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet"})
+    if (output.ends_with(ending))
+      fail_user("-o {}: answers are written as plain JSONL; leave {} out of the name, and pack the file once it is whole", output, ending);
+}
+
 /// What a job keeps beside its answers.
 std::vector<NamedFile> files_of_job(const std::string& output, bool keeps_input) {
   const JobFiles files(output);
@@ -141,6 +148,7 @@ class RunBatchDefinition : public CommandDefinition {
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
     if (options_.efficiency && launched_with_others()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
     if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
+    check_is_plain(options_.output);
     if (options_.input == "-" && launched_with_others()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
     parse_shard(options_.shard);  // a wrong one is a wrong command line
@@ -550,7 +558,10 @@ class MergeDefinition : public CommandDefinition {
     json(options_.json, options_.json_file, "how many answers there are");
     files(FileUse::kRead, "shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
   }
-  Command finish() override { return options_; }
+  Command finish() override {
+    check_is_plain(options_.output);
+    return options_;
+  }
   std::vector<NamedFile> files_beside() const override {
     std::vector<NamedFile> files;
     for (const std::string& part : options_.parts.empty() ? shards_beside(options_.output) : options_.parts) add_shard(part, &files);

@@ -51,6 +51,8 @@ constexpr ForeignFlag kForeignFlags[] = {
     {"--n-gpu-layers", "--weights G:C:D says which share of the weights is on the GPU"},
     {"-ngl", "--weights G:C:D says which share of the weights is on the GPU"},
     {"--n-predict", "called --max-tokens here"},
+    {"--num-predict", "called --max-tokens here"},
+    {"--max-new-tokens", "called --max-tokens here"},
     {"--ctx-size", "prompts and answers may be as long as the model's positions"},
     {"--file", "flexgen generate --model DIR - <FILE reads the prompt from a file"},
     {"--batch-size", "--micro-batch-size and --num-micro-batches say how many sequences are in flight"},

@@ -18,13 +18,6 @@ constexpr double kBarWindow_s = 5;  // the bottleneck of a bar is that of the la
 constexpr int kUnknownWidth = 80;
 constexpr size_t kLeastCells = 10, kMostCells = 40;
 
-/// Over what is there: spaces instead of an escape code, so that any terminal and any log can take it.
-void draw_over(int descriptor, const std::string& text, size_t& drawn) {
-  const std::string blank(drawn > text.size() ? drawn - text.size() : 0, ' ');
-  write_if_possible(descriptor, "\r" + text + blank + (text.empty() ? "\r" : ""));
-  drawn = text.size();
-}
-
 double share_of(int64_t done, double total) { return total > 0 ? std::min(1.0, static_cast<double>(done) / total) : 0; }
 
 double share_done(const Progress& progress) {
@@ -157,21 +150,20 @@ ProgressDisplay::~ProgressDisplay() {
 void ProgressDisplay::loop() {
   Progress before;
   auto interval = std::chrono::duration<double>(terminal_ ? kBarInterval_s : line_interval_s_);
-  size_t drawn = 0;
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, interval, [&] { return closing_; })) {
     Progress now = poll_();
     if (now.sequences_total == 0) continue;  // not begun, or over
     if (terminal_) {
       const int width = terminal_width(descriptor_);
-      draw_over(descriptor_, progress_bar(before, now, (width > 0 ? width : kUnknownWidth) - 1), drawn);
+      draw_over(descriptor_, progress_bar(before, now, (width > 0 ? width : kUnknownWidth) - 1));
       if (now.elapsed_s - before.elapsed_s > 2 * kBarWindow_s) before = now;
     } else {
       write_if_possible(descriptor_, time_stamp() + progress_line(before, now) + "\n");
       before = now;
     }
   }
-  if (drawn > 0) draw_over(descriptor_, "", drawn);
+  if (terminal_) draw_over(descriptor_, "");
 }
 
 }  // namespace flexgen

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include "base/report.h"
 #include "batch/fake_runner.h"
 
 namespace flexgen::progress_test {
@@ -121,6 +123,25 @@ TEST(Progress, DisplayPrintsLinesAndEnds) {
   EXPECT_THAT(text, HasSubstr("\r[####"));
   EXPECT_TRUE(text.ends_with(" \r"));
   EXPECT_EQ(text.find('\033'), std::string::npos);
+}
+
+/// A note would stand behind the bar that is drawn.
+TEST(Progress, ANoteTakesThePlaceOfABar) {
+  std::FILE* const file = std::tmpfile();
+  const int kept = dup(STDERR_FILENO);
+  ASSERT_EQ(dup2(fileno(file), STDERR_FILENO), STDERR_FILENO);
+  draw_over(STDERR_FILENO, "[##--]  50%");
+  write_note("a note\n");
+  draw_over(STDERR_FILENO, "[###-]");
+  draw_over(STDERR_FILENO, "");
+  write_note("another\n");
+  dup2(kept, STDERR_FILENO);
+  close(kept);
+  std::rewind(file);
+  std::string text(1000, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  EXPECT_EQ(text, "\r[##--]  50%\r           \ra note\n\r[###-]\r      \ranother\n");
 }
 
 }  // namespace

@@ -86,6 +86,7 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory)))
     tokenizer_ = Tokenizer::load(options_.model_directory);
+  if (tokenizer_) end_by_tokenizer();
   const DeviceShare device_share = device_share_of(options_);
   device_ = make_device(options_, device_share.ordinal);
   learn_expert_chances(options_, *model_, true);
@@ -107,6 +108,15 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
 }
 
 Engine::~Engine() = default;
+
+void Engine::end_by_tokenizer() {
+  const std::optional<int32_t> end = tokenizer_->eos();
+  const ModelConfig& config = model_->config();
+  if (!end || *end >= config.vocab_size || std::find(config.eos.begin(), config.eos.end(), *end) != config.eos.end()) return;
+  spdlog::info("{}: the tokenizer's end token, {} ({}), ends answers too; {}", options_.model_directory, tokenizer_->token_text(*end), *end,
+               config.eos.empty() ? "no file of the model names one" : "config.json and generation_config.json name others");
+  model_->add_end(*end);
+}
 
 void Engine::prepare_weights(std::optional<DType> dtype) {
   if (dtype && options_.disk_directory.empty())

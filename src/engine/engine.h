@@ -99,6 +99,8 @@ class Engine {
   Progress progress() const;
 
  private:
+  /// The tokenizer's end token ends answers too, as in vLLM: fine-tunes name theirs there alone.
+  void end_by_tokenizer();
   void keep_own_layers();
   void prepare_stage(const Workload& workload);
   Plan staged_plan() const;

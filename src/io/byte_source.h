@@ -48,6 +48,13 @@ class FrontBytes : public ByteSource {
   FrontBytes(ByteSource& rest, size_t most) : rest_(rest), front_(most, '\0') { front_.resize(read_fully(rest, front_.data(), most)); }
   /// Until the first read().
   std::string_view front() const { return std::string_view(front_).substr(at_); }
+  /// Looks at up to `most` bytes. Before the first read().
+  void grow(size_t most) {
+    const size_t had = front_.size();
+    if (had >= most) return;
+    front_.resize(most);
+    front_.resize(had + read_fully(rest_, front_.data() + had, most - had));
+  }
   /// Leaves out bytes of front(). Before the first read().
   void skip(size_t count) { at_ += count; }
   size_t read(char* data, size_t room) override {

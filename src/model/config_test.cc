@@ -699,6 +699,18 @@ TEST(Config, FieldsThatChangeNothingAreKnown) {
   EXPECT_EQ(parse_config(text, "", "dir/config.json").hidden_size, plain.hidden_size);
 }
 
+/// Tools that make one family's checkpoint of another's leave fields of the other in it.
+TEST(Config, OtherFamiliesFieldsThatChangeNothingAreKnown) {
+  for (const char* type : {"mixtral", "qwen2_moe", "minimax_m2", "ernie4_5_moe"}) {
+    const std::string types = R"(["full_attention", "full_attention", "full_attention", "full_attention"])";
+    for (const std::string& field :
+         {std::string(R"({"attention_bias": false})"), std::string(R"({"mlp_bias": false, "lm_head_bias": false})"), R"({"layer_types": )" + types + "}"})
+      EXPECT_EQ(parse_patched(type, field).num_layers, parse(config_of(type)).num_layers) << type << field;
+  }
+  EXPECT_THROW(parse_patched("mixtral", R"({"mlp_bias": true})"), Error);
+  EXPECT_THROW(parse_patched("qwen2_moe", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"]})"), Error);
+}
+
 /// Fields that files on the Hub have beside those that count, or that say a default by another name.
 TEST(Config, FieldsOfPublishedFilesAreKnown) {
   const struct {

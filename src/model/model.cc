@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -17,6 +18,7 @@
 #include "io/checked_json.h"
 #include "io/file.h"
 #include "io/gguf.h"
+#include "io/whole_file.h"
 #include "model/architecture.h"
 #include "model/gguf_model.h"
 #include "model/parts/experts.h"
@@ -94,6 +96,23 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
   if (fitting.empty()) return {"", std::string(architecture.prefixes().front())};
   spdlog::info("{}: tensor names start with '{}', which is taken off", directory, fitting[0].wrapper);
   return fitting[0];
+}
+
+/// Weights of an adapter (peft) beside those that it changes, or these under the name that peft gives them.
+bool is_of_adapter(std::string_view name) {
+  constexpr std::string_view kParts[] = {".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector", ".base_layer.",
+                                         ".lokr_w",  ".hada_w"};
+  return std::any_of(std::begin(kParts), std::end(kParts), [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+}
+
+void check_is_merged(const Checkpoint& checkpoint, const std::string& directory) {
+  const auto& tensors = checkpoint.tensors();
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [](const auto& tensor) { return is_of_adapter(tensor.first); });
+  if (found != tensors.end())
+    fail_user(
+        "{}: the tensor '{}' is of an adapter (LoRA) that was not merged into the weights; without it answers would be the base model's. Merge it: in Python "
+        "with peft, model.merge_and_unload().save_pretrained(\"DIR\")",
+        directory, printable(found->first));
 }
 
 /// What AutoAWQ divides an activation by, after it has multiplied the columns of the next matrix.
@@ -362,6 +381,9 @@ std::unique_ptr<Model> Model::load(const std::string& directory, const std::vect
     return build(gguf.config, gguf.checkpoint, directory);
   }
   const ModelConfig config = load_config(directory, ignored_config_fields);
+  if (const std::filesystem::path adapter = std::filesystem::path(directory) / "adapter_config.json"; file_is_there(adapter.string()))
+    spdlog::warn("{}: the adapter (LoRA) beside the weights is left out; answers are those of the weights alone. If they should have it, merge it first",
+                 directory);
   return build(config, Checkpoint::open(directory), directory);
 }
 
@@ -374,6 +396,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->config_ = config_of_model;
   const ModelConfig& config = model->config_;
   const Architecture& architecture = architecture_of(config);
+  check_is_merged(checkpoint, directory);
   model->files_ = checkpoint.files();
   model->stamps_ = checkpoint.stamps();
   model->fingerprint_ = checkpoint.fingerprint();

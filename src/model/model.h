@@ -113,6 +113,8 @@ class Model {
   void draw_experts_by(std::shared_ptr<const ExpertChances> chances) { config_.mixture.drawn = std::move(chances); }
 
   const ModelConfig& config() const { return config_; }
+  /// `token` ends a sequence too.
+  void add_end(int32_t token) { config_.eos.push_back(token); }
   const std::vector<std::string>& files() const { return files_; }
   /// Opens files()[file] for streaming; one that has sums is checked by them as it is read.
   std::shared_ptr<File> open_file(size_t file, FileSystem& files) const;

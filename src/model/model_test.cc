@@ -557,6 +557,17 @@ TEST(Model, ScalesOfActivationsAreReadOrRefused) {
   EXPECT_EQ(more.load()->layers().size(), model->layers().size());
 }
 
+/// Without what the adapter adds, answers would be those of another model.
+TEST(Model, AnAdapterThatWasNotMergedIsRefused) {
+  for (const char* name :
+       {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "model.layers.0.self_attn.q_proj.lora_B.weight",
+        "model.embed_tokens.lora_embedding_A", "model.layers.1.mlp.up_proj.lora_magnitude_vector", "model.layers.0.self_attn.q_proj.base_layer.weight"}) {
+    TinyCheckpoint checkpoint(kLlama);
+    checkpoint.tensors.push_back({name, DType::kF32, {4}});
+    EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr(name), HasSubstr("merge_and_unload"))) << name;
+  }
+}
+
 TEST(Model, MixedDtypesKeepTheirOwn) {
   TinyCheckpoint checkpoint(kLlama);
   checkpoint.tensor("model.norm.weight").dtype = DType::kF32;

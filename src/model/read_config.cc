@@ -57,10 +57,11 @@ void name_harmless_fields(ConfigFields& fields) {
 }
 
 /// Fields that would mean another computation, but not with these values.
-void name_neutral_fields(ConfigFields& fields) {
-  for (const char* name : {"rope_interleaved", "use_qk_norm", "qk_norm", "qk_layernorm", "use_moe", "parallel_attn", "use_parallel_residual", "alibi",
-                           "use_alibi", "scale_embeddings", "use_mup", "use_sliding_window", "multi_query", "use_mla", "use_bias", "layer_norm_bias",
-                           "add_bias_linear", "use_logn_attn", "use_dynamic_ntk"})
+void name_neutral_fields(ConfigFields& fields, int64_t num_layers) {
+  for (const char* name : {"rope_interleaved",      "use_qk_norm",    "qk_norm",   "qk_layernorm",     "use_moe",         "parallel_attn",
+                           "use_parallel_residual", "alibi",          "use_alibi", "scale_embeddings", "use_mup",         "use_sliding_window",
+                           "multi_query",           "use_mla",        "use_bias",  "layer_norm_bias",  "add_bias_linear", "use_logn_attn",
+                           "use_dynamic_ntk",       "attention_bias", "mlp_bias",  "qkv_bias",         "lm_head_bias"})
     fields.neutral(name, {false});
   for (const char* name : {"is_causal", "causal", "use_rope", "use_rotary"}) fields.neutral(name, {true});
   for (const char* name : {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "embedding_scale", "residual_scale", "rotary_pct",
@@ -69,6 +70,7 @@ void name_neutral_fields(ConfigFields& fields) {
   for (const char* name : {"num_nextn_predict_layers", "num_mtp_layers", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok",
                            "attention_logit_cap", "num_key_value_shared_layers"})
     fields.neutral(name, {0});
+  fields.neutral("layer_types", {std::vector<std::string>(static_cast<size_t>(num_layers), "full_attention")});
 }
 
 /// Whether an auto_map names code for anything.
@@ -219,7 +221,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
   std::vector<int32_t> bos = read_tokens(fields, "bos_token_id");
   config.eos = read_tokens(fields, "eos_token_id");
   name_harmless_fields(fields);
-  name_neutral_fields(fields);
+  name_neutral_fields(fields, config.num_layers);
   fields.finish();
 
   if (!generation_json.empty()) {

@@ -61,6 +61,11 @@ TEST(ChatTemplate, IsFoundWhereItLives) {
   EXPECT_EQ(rendered(folder, with_tools), "file of tools");
   EXPECT_EQ(rendered(folder), "file <s>");
   EXPECT_EQ(ChatTemplate::from_file(folder.put("other", "other"), kTokens)->render(kHello, 0), "other");
+  // A checkpoint's file in JSON holds the template; as a template it would be taken for text.
+  EXPECT_EQ(ChatTemplate::from_file(folder.put("chat_template.json", R"({"chat_template": "in JSON {{ bos_token }}"})"), kTokens)->render(kHello, 0),
+            "in JSON <s>");
+  EXPECT_THROW(ChatTemplate::from_file(folder.put("other.json", R"({"template": "x"})"), kTokens), Error);
+  EXPECT_EQ(ChatTemplate::from_file(folder.put("braces", "{{ bos_token }}"), kTokens)->render(kHello, 0), "<s>");
 }
 
 TEST(ChatTemplate, WhetherAnswersThinkIsAskedOfTheTemplateThatIsUsed) {

@@ -110,12 +110,13 @@ HWY_NOINLINE void multiply_pairs(const Blocks& blocks, Reader& reader, const Pro
   for (int64_t pair = 0, turn = 0; pair < num_pairs || steps > 0; ++turn) {
     const std::byte* w = room + (turn + 1) % 2 * kHalf;
     const auto multiply_step = [&] {
-      if (steps == 0) return;
+      if (steps == 0) return false;
       add_step<kTwoBlocks>(w, w + kBlockRows * kStepBytes, kStepBytes, x0, x0_stride, x1, x1_stride);
       w += kNextStep;
       x0 += kStep / 2 * x0_stride;
       x1 += kStep / 2 * x1_stride;
       --steps;
+      return true;
     };
     const int64_t count = std::min(kPairs, num_pairs - pair);
     if (count > 0) {
@@ -126,7 +127,8 @@ HWY_NOINLINE void multiply_pairs(const Blocks& blocks, Reader& reader, const Pro
         fetch.reach(++pieces, num_pieces);
       });
     }
-    while (steps > 0) multiply_step();
+    while (multiply_step()) {
+    }
     pair += count;
     steps = 2 * count;
   }
