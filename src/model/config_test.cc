@@ -110,6 +110,43 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
               ElementsAre(QuantizationScheme{8, true, false, 128, 64}, QuantizationScheme{4, false, true, 1, 32}, QuantizationScheme{8, false, false, 1, 0}));
 }
 
+/// AutoRound writes fields of its own whichever way it packs, and GPTQModel how it worked.
+TEST(Config, QuantizedWithFieldsOfTheMaker) {
+  using Method = Quantization::Method;
+  const auto with = [](const std::string& method, const std::string& more) {
+    return quantization(R"({"quant_method": ")" + method + R"(", "bits": 4, "group_size": 128, )" + more + "}");
+  };
+  const std::string auto_round =
+      R"("autoround_version": "0.9.3", "data_type": "int", "act_bits": 16, "act_data_type": "int", "act_dynamic": true, "act_group_size": 128, "act_sym": true,
+         "iters": 0, "provider": "auto-round", "static_attention_granularity": "tensor", "static_kv_granularity": "tensor", "static_attention_dtype": null,
+         "quant_block_list": null, "supported_types": ["Linear"], "regex_config": null, "sym": true)";
+  EXPECT_EQ(with("gptq", auto_round).method, Method::kGptq);
+  EXPECT_EQ(with("awq", auto_round + R"(, "version": "gemm", "zero_point": false)").method, Method::kAwq);
+  EXPECT_EQ(with("auto-round", auto_round).method, Method::kGptq);
+  for (const char* method : {"gptq", "awq", "auto-round"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(method, R"("data_type": "fp8")"); }), HasSubstr("'data_type' is \"fp8\"")) << method;
+  EXPECT_EQ(with("gptq", R"("checkpoint_format": "gptq", "format": "gptq", "pack_dtype": "int32", "pack_impl": "cpu", "offload_to_disk": true,
+                            "offload_to_disk_path": "a", "gc_mode": "interval", "vram_strategy": "exclusive", "wait_for_submodule_finalizers": false,
+                            "auto_forward_data_parallel": true, "failsafe": {"strategy": "rtn"}, "fallback": {}, "hessian": {"chunk_size": null},
+                            "mock_quantization": false, "gptaq": {"alpha": 0.25}, "gptaq_alpha": 0.25)")
+                .method,
+            Method::kGptq);
+}
+
+/// Granite 4.0's dense models are of a type with recurrent blocks and experts, of which they have none.
+TEST(Config, HybridOfAttentionAlone) {
+  const std::string dense = R"("layer_types": ["attention", "attention", "attention", "attention"], "num_local_experts": 0)";
+  const auto with = [](const std::string& fields) { return parse_patched("granitemoehybrid", "{" + fields + "}"); };
+  const ModelConfig turned =
+      with(dense + R"(, "position_embedding_type": "rope", "shared_intermediate_size": 96, "num_experts_per_tok": 0, "mamba_n_heads": 128,
+                                               "normalization_function": "rmsnorm")");
+  EXPECT_EQ(turned.ffn_size, 96);
+  EXPECT_FALSE(turned.is_mixture());
+  EXPECT_EQ(turned.attention[3].rope, 0);
+  EXPECT_EQ(with(dense + R"(, "position_embedding_type": "nope")").attention[3].rope, -1);
+  EXPECT_EQ(with(dense).attention[0].rope, -1);
+}
+
 /// Rules for some layers that leave them as all are.
 TEST(Config, RulesOfGptqThatChangeNothing) {
   for (const char* rules : {R"({"+:.*": {}})", R"({".*down": {"bits": 4}})",
@@ -622,6 +659,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization": {"group_size": 64, "bits": 4}})", "quantization", "MLX"},
         Refusal{"llama", R"({"quantization_config": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}})", "quantization_config", "'bitsandbytes'"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "method": "qqq"}})", "method", "qqq"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0})", "layer_types", "recurrent"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0, "layer_types": ["attention", "attention", "mamba", "attention"]})", "layer_types", "mamba"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0, "layers_block_type": ["mamba", "attention", "attention", "attention"]})", "layers_block_type",
+                "mamba"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 64, "layer_types": ["attention", "attention", "attention", "attention"]})", "num_local_experts",
+                "is 64"},
+        Refusal{"granitemoehybrid", R"({"layer_types": ["attention", "attention", "attention", "attention"]})", "num_local_experts", "is 8"},
         Refusal{"bloom", R"({"n_layer": 2, "n_head": 8, "n_embed": 32})", "hidden_size", "contradicts 'n_embed'"},
         Refusal{"minimax_m2", R"({"attn_type_list": [1, 0, 1, 1]})", "attn_type_list", "only"},
         Refusal{"minimax_m2", R"({"num_hidden_layers": 100, "num_local_experts": 16000})", "num_local_experts", "1600000 experts in 100 layers"},

@@ -197,6 +197,24 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_EQ(Model::load(folder.put("m.gguf", odd.bytes()), {"llama.odd"})->num_blocks(), 1);
 }
 
+TEST(GgufModel, FieldsOfGranite4ThatMeanNothingWithoutItsOtherTensors) {
+  TestFolder folder;
+  const auto with = [&](const auto& add) {
+    TestGguf gguf = fields("granite");
+    gguf.number("granite.expert_count", 0).number("granite.expert_shared_feed_forward_length", kWidth).number("granite.ssm.conv_kernel", 4);
+    gguf.number("granite.ssm.state_size", 128).number("granite.ssm.group_count", 1).number("granite.ssm.inner_size", 64);
+    gguf.number("granite.ssm.time_step_rank", 8);
+    add(gguf);
+    add_tensors(gguf);
+    return folder.put("m.gguf", gguf.bytes());
+  };
+  EXPECT_EQ(Model::load(with([](TestGguf& gguf) { gguf.flag("granite.rope.scaling.finetuned", true); }))->num_blocks(), 1);
+  const auto refused = [&](const auto& add) { return error_of(ErrorKind::kUser, [&] { load_gguf_model(with(add)); }); };
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.tensor("blk.0.ssm_a", {1}, 0, "1234"); }), HasSubstr("'blk.0.ssm_a'"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.tensor("blk.0.ffn_up_shexp.weight", {1}, 0, "1234"); }), HasSubstr("'blk.0.ffn_up_shexp.weight'"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.flag("granite.rope.scaling.finetuned", false); }), HasSubstr("finetuned' is false"));
+}
+
 TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {
   TestFolder folder;
   TestGguf phi = fields("phi3");  // as Phi-4's files

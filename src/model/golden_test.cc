@@ -19,6 +19,7 @@
 #include "model/model.h"
 #include "model/prepared_weights.h"
 #include "model/test_as_gguf.h"
+#include "model/test_safetensors.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen::golden_test {
@@ -566,6 +567,48 @@ INSTANTIATE_TEST_SUITE_P(Families, ScaledActivationTest,
                                          ScaledCase{"mpt", "ffn.down_proj.weight", "ffn.act.scales"}, ScaledCase{"gptj", "fc_out.weight", "act.scales"},
                                          ScaledCase{"gpt_neox", "dense_4h_to_h.weight", "act.scales"},
                                          ScaledCase{"bloom", "dense_4h_to_h.weight", "gelu_impl.scales"}));
+
+/// The same weights under other names, or several in one tensor, give the same bits.
+struct LayoutCase {
+  const char *what, *name;
+  void (*change)(RawTensors&, nlohmann::json& config);
+  friend std::ostream& operator<<(std::ostream& out, const LayoutCase& one) { return out << one.what; }
+};
+class LayoutTest : public testing::TestWithParam<LayoutCase> {};
+
+TEST_P(LayoutTest, OtherNamesSameLogits) {
+  const LayoutCase& one = GetParam();
+  RawTensors tensors = read_raw_tensors(fixture(one.name) + "/model.safetensors");
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(one.name) + "/config.json"));
+  one.change(tensors, config);
+  TestFolder folder;
+  folder.put("model.safetensors", as_safetensors(tensors));
+  folder.put("config.json", config.dump());
+  const Golden golden = load_golden(one.name);
+  const auto kernels = make_reference_kernels();
+  WholeModel model(fixture(one.name), *kernels, DType::kF32), other(folder.path().string(), *kernels, DType::kF32);
+  const auto all = [](size_t) { return 1000; };
+  EXPECT_EQ(other.run(golden.prompts, all), model.run(golden.prompts, all));
+}
+
+/// Granite 4.0's dense models: what a row's feed-forward part is called there holds gate and up in one.
+void as_hybrid(RawTensors& tensors, nlohmann::json& config) {
+  config.erase("mlp_bias");
+  config.update({{"model_type", "granitemoehybrid"},
+                 {"layer_types", {"attention", "full_attention"}},
+                 {"num_local_experts", 0},
+                 {"shared_intermediate_size", config.at("intermediate_size")},
+                 {"intermediate_size", 7},
+                 {"position_embedding_type", "rope"},
+                 {"mamba_d_conv", 4}});
+  for (int block = 0; block < 2; ++block) {
+    const std::string start = "model.layers." + std::to_string(block) + ".";
+    tensors[start + "shared_mlp.input_linear.weight"] = joined({take(tensors, start + "mlp.gate_proj.weight"), take(tensors, start + "mlp.up_proj.weight")});
+    tensors[start + "shared_mlp.output_linear.weight"] = take(tensors, start + "mlp.down_proj.weight");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, testing::Values(LayoutCase{"granite4", "granite", as_hybrid}));
 
 struct GgufCase {
   const char *name, *architecture;

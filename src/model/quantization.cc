@@ -43,7 +43,9 @@ void name_makers_fields(ConfigFields& fields) {
                    "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input", "enable_minmax_tuning",
                    "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks",
                    "multimodal", "super_bits", "super_group_size", "mse", "provider", "producer", "version", "quantization_status",
-                   "global_compression_ratio", "calib_data", "static_kv_dtype", "model_free"});
+                   "global_compression_ratio", "calib_data", "static_kv_dtype", "model_free", "pack_impl", "offload_to_disk", "offload_to_disk_path",
+                   "gc_mode", "vram_strategy", "wait_for_submodule_finalizers", "auto_forward_data_parallel", "failsafe", "fallback", "hessian",
+                   "mock_quantization", "gptaq", "gptaq_alpha"});
   // clang-format on
 }
 
@@ -184,6 +186,14 @@ void read_mxfp4(ConfigFields& fields, Quantization& quantization) {
   quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 32});
 }
 
+/// Fields of AutoRound's, which it also writes where it packs and names its files as GPTQ or AutoAWQ do.
+void read_auto_round_fields(ConfigFields& fields) {
+  fields.only("data_type", "int");
+  if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
+  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
+                   "static_attention_granularity", "static_attention_dtype"});
+}
+
 /// What GPTQ, AWQ and AutoRound have in common.
 QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   QuantizationScheme scheme{.has_zeros = true};
@@ -195,6 +205,7 @@ QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   fields.only("is_marlin_format", false);
   fields.only("rotation", nullptr);
   fields.only("method", fields.text_or("quant_method", ""));  // GPTQModel says it twice
+  read_auto_round_fields(fields);
   return scheme;
 }
 
@@ -251,10 +262,6 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   const bool is_old = quantization.name == "intel/auto-round" && !fields.find("packing_format");
   const std::string packing = is_old ? packing_of_kernels(fields) : lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
   const QuantizationScheme scheme = read_bits_and_groups(fields);
-  fields.only("data_type", "int");
-  if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
-  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
-                   "static_attention_granularity", "static_attention_dtype"});
   fields.only("rotation_configs", nullptr);
   if (const Json* extra = fields.find("extra_config")) {
     const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {
