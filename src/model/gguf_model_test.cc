@@ -149,6 +149,12 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
                   },
                   "qwen3moe"),
               HasSubstr("'blk.0.ffn_gate_exps.weight' has 7 parts, and the model 8 experts"));
+  EXPECT_THAT(with(
+                  [&](TestGguf& gguf) {
+                    experts(gguf), gguf.tensor("blk.0.ffn_gate_up_exps.weight", {2, 3, 8}, 0, std::string(192, '\0'));
+                  },
+                  "qwen3moe"),
+              AllOf(HasSubstr("'blk.0.ffn_gate_up_exps.weight'"), HasSubstr("odd number")));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.odd", 8); }), AllOf(HasSubstr("'llama.odd' is 8"), HasSubstr("--ignore-config-field llama.odd")));
   EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
   EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));

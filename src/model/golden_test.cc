@@ -1,6 +1,7 @@
 // Golden tests: every architecture against what Hugging Face transformers computes in fp32 with the same tiny checkpoint
 // (tools/make_golden_fixtures.py), on every backend, in whole prompts, in ragged chunks and token by token.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -608,7 +609,77 @@ void as_hybrid(RawTensors& tensors, nlohmann::json& config) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, testing::Values(LayoutCase{"granite4", "granite", as_hybrid}));
+/// As transformers 5 keeps experts, and writes them with save_original_format=False: `from` is what files call a block's part and its matrices.
+void stack(RawTensors& tensors, const std::vector<std::string>& from) {
+  std::map<std::string, std::map<size_t, std::array<RawTensor, 3>>> blocks;
+  const std::string experts = "." + from[0] + ".experts.";
+  for (const std::string& name : names_of(tensors)) {
+    const size_t at = name.find(experts);
+    if (at == std::string::npos) continue;
+    const size_t dot = name.find('.', at + experts.size());
+    const auto matrix = std::find(from.begin() + 1, from.end(), name.substr(dot + 1, name.rfind('.') - dot - 1)) - from.begin() - 1;
+    blocks[name.substr(0, at)][std::stoul(name.substr(at + experts.size(), dot - at - experts.size()))].at(static_cast<size_t>(matrix)) = take(tensors, name);
+  }
+  for (const auto& [start, of_block] : blocks) {
+    std::vector<RawTensor> pairs, downs;
+    for (const auto& [expert, matrices] : of_block) {
+      pairs.push_back(joined({matrices[0], matrices[1]}));
+      downs.push_back(matrices[2]);
+    }
+    tensors[start + ".mlp.experts.gate_up_proj"] = stacked(pairs);
+    tensors[start + ".mlp.experts.down_proj"] = stacked(downs);
+  }
+}
+void rename_all(RawTensors& tensors, const std::string& from, const std::string& to) {
+  for (const std::string& name : names_of(tensors))
+    if (const size_t at = name.find(from); at != std::string::npos) tensors[std::string(name).replace(at, from.size(), to)] = take(tensors, name);
+}
+void stack_plain(RawTensors& tensors, nlohmann::json&) { stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"}); }
+void stack_wrapped(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  rename_all(tensors, "model.", "wrapper.model.");
+}
+void stack_ernie(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  rename_all(tensors, "mlp.moe_statics.", "mlp.gate.moe_statics.");
+}
+void stack_mixtral(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"block_sparse_moe", "w1", "w3", "w2"});
+  rename_all(tensors, ".block_sparse_moe.", ".mlp.");
+}
+void stack_phimoe(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"block_sparse_moe", "w1", "w3", "w2"});
+  rename_all(tensors, ".block_sparse_moe.gate.", ".mlp.router.");
+}
+void name_granitemoe(RawTensors& tensors, nlohmann::json&) {
+  rename_all(tensors, "block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj");
+  rename_all(tensors, "block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj");
+  rename_all(tensors, "block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight");
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest,
+                         testing::Values(LayoutCase{"granite4", "granite", as_hybrid}, LayoutCase{"stacked", "qwen3_moe", stack_plain},
+                                         LayoutCase{"stacked_wrapped", "qwen3_moe", stack_wrapped}, LayoutCase{"stacked", "qwen2_moe", stack_plain},
+                                         LayoutCase{"stacked", "olmoe", stack_plain}, LayoutCase{"stacked", "glm4_moe", stack_plain},
+                                         LayoutCase{"stacked", "dots1", stack_plain}, LayoutCase{"stacked", "hunyuan_moe", stack_plain},
+                                         LayoutCase{"stacked", "ernie4_5_moe", stack_ernie}, LayoutCase{"stacked", "mixtral", stack_mixtral},
+                                         LayoutCase{"stacked", "minimax_m2", stack_mixtral}, LayoutCase{"stacked", "phimoe", stack_phimoe},
+                                         LayoutCase{"renamed", "granitemoe", name_granitemoe}, LayoutCase{"renamed", "granitemoeshared", name_granitemoe}));
+
+TEST(StackedExperts, OfOtherSizesAreRefused) {
+  RawTensors tensors = read_raw_tensors(fixture("qwen3_moe") + "/model.safetensors");
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  TestFolder folder;
+  folder.put("config.json", read_whole(fixture("qwen3_moe") + "/config.json"));
+  const auto refusal_with = [&](const std::string& name) {
+    RawTensors changed = tensors;
+    std::swap(changed.at(name).shape[0], changed.at(name).shape[1]);
+    folder.put("model.safetensors", as_safetensors(changed));
+    return error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); });
+  };
+  for (const char* name : {"model.layers.2.mlp.experts.gate_up_proj", "model.layers.2.mlp.experts.down_proj"})
+    EXPECT_THAT(refusal_with(name), testing::AllOf(testing::HasSubstr(name), testing::HasSubstr("do not belong together")));
+}
 
 struct GgufCase {
   const char *name, *architecture;
@@ -640,6 +711,34 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
   const auto all = [](size_t) { return 1000; };
   EXPECT_LE(difference_of(from_gguf.run(golden.prompts, all), from_folder.run(golden.prompts, all)).largest, 1e-4f);
 }
+
+/// Experts as files may have them, in F32 and in blocks.
+struct GgufExpertsCase {
+  const char *name, *architecture;
+  GgufExperts experts;
+  bool in_q8_0;
+  friend std::ostream& operator<<(std::ostream& out, const GgufExpertsCase& one) { return out << one.name; }
+};
+class GgufExpertsTest : public testing::TestWithParam<GgufExpertsCase> {};
+TEST_P(GgufExpertsTest, GiveTheSameLogits) {
+  const GgufExpertsCase& one = GetParam();
+  const Golden golden = load_golden(one.name);
+  TestFolder folder;
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(one.name) + "/config.json"));
+  config.erase("sliding_window");
+  const auto logits_of = [&](GgufExperts experts) {
+    const std::string gguf = folder.put("m.gguf", as_gguf(fixture(one.name), config, one.architecture, {}, one.in_q8_0, experts));
+    const auto kernels = make_reference_kernels();
+    WholeModel model(gguf, *kernels, DType::kF32);
+    return model.run(golden.prompts, [](size_t) { return 1000; });
+  };
+  EXPECT_EQ(logits_of(one.experts), logits_of(GgufExperts::kStacked));
+}
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, GgufExpertsTest,
+    testing::Values(GgufExpertsCase{"qwen3_moe", "qwen3moe", GgufExperts::kPairs, false}, GgufExpertsCase{"qwen3_moe", "qwen3moe", GgufExperts::kPairs, true},
+                    GgufExpertsCase{"olmoe", "olmoe", GgufExperts::kPairs, false}, GgufExpertsCase{"glm4_moe", "glm4moe", GgufExperts::kPairs, false},
+                    GgufExpertsCase{"mixtral", "llama", GgufExperts::kApart, false}, GgufExpertsCase{"mixtral", "llama", GgufExperts::kApart, true}));
 
 /// Quantized matrices, the embedding among them, by the GPU's kernels: what the reference makes of the same file, and for whatever cuts the same bits.
 class GgufOnAGpu : public testing::TestWithParam<const char*> {};

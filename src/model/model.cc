@@ -20,6 +20,7 @@
 #include "model/architecture.h"
 #include "model/gguf_model.h"
 #include "model/parts/experts.h"
+#include "model/stacked_experts.h"
 
 namespace flexgen {
 namespace {
@@ -362,7 +363,9 @@ std::unique_ptr<Model> Model::load(const std::string& directory, const std::vect
     return build(gguf.config, gguf.checkpoint, directory);
   }
   const ModelConfig config = load_config(directory, ignored_config_fields);
-  return build(config, Checkpoint::open(directory), directory);
+  Checkpoint checkpoint = Checkpoint::open(directory);
+  name_stacked_experts(checkpoint, config, directory);
+  return build(config, checkpoint, directory);
 }
 
 std::unique_ptr<Model> Model::of_shape(const ModelConfig& config, DType dtype) {

@@ -54,6 +54,12 @@ inline RawTensor take(RawTensors& tensors, const std::string& name) {
   return node.mapped();
 }
 
+inline std::vector<std::string> names_of(const RawTensors& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.push_back(name);
+  return names;
+}
+
 /// One after the other along the first dimension.
 inline RawTensor joined(const std::vector<RawTensor>& parts) {
   RawTensor whole{parts.front().dtype, parts.front().shape, ""};
