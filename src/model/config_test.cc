@@ -83,6 +83,10 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
       R"({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}, "config_groups": {"group_0": {}}})");
   EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));
   q = quantization(
+      R"({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "kv_cache_scheme": {"num_bits": 8}, "exclude_modules": ["lm_head"], "config_groups": {
+          "group_0": {"input_activations": {"num_bits": 4}, "weights": {"num_bits": 4, "group_size": 16}, "targets": ["Linear"]}}})");
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{4, true, false, 1, 16}));
+  q = quantization(
       R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true, "damp_percent": 0.1, "dynamic": {"-:.*gate": {}}, "lm_head": false, "meta": {"quantizer": ["a"]}})");
   EXPECT_EQ(q.method, Method::kGptq);
   EXPECT_TRUE(q.zeros_less_one);
@@ -618,6 +622,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "new_switch": 1}})", "new_switch",
                 "--ignore-config-field quantization_config.new_switch"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}})", "quant_algo", "W4A16_AWQ"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}})", "quant_algo", "NVFP4_AWQ"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32}})", "group_size", "only 16"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 3}})", "bits", "4 and 8"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}})", "group_size", "is 0"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}})", "checkpoint_format", "marlin"},

@@ -666,6 +666,63 @@ INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest,
                                          LayoutCase{"stacked", "minimax_m2", stack_mixtral}, LayoutCase{"stacked", "phimoe", stack_phimoe},
                                          LayoutCase{"renamed", "granitemoe", name_granitemoe}, LayoutCase{"renamed", "granitemoeshared", name_granitemoe}));
 
+/// NVFP4 of compressed-tensors as Model Optimizer writes it: scales of all of a matrix multiply there, and divide here.
+void as_model_optimizer(RawTensors& tensors, nlohmann::json& config) {
+  config["quantization_config"] = {{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}, {"ignore", {"lm_head"}}};
+  rename_all(tensors, ".weight_packed", ".weight");
+  for (const std::string& name : names_of(tensors)) {
+    if (!name.ends_with(".weight_global_scale")) continue;
+    RawTensor scale = take(tensors, name);
+    float global = 0;
+    std::memcpy(&global, scale.bytes.data(), sizeof global);
+    global = 1 / global;
+    std::memcpy(scale.bytes.data(), &global, sizeof global);
+    scale.shape.clear();
+    const std::string stem = name.substr(0, name.rfind('.'));
+    tensors[stem + ".weight_scale_2"] = scale;
+    tensors[stem + ".input_scale"] = scale;  // unused
+  }
+}
+
+TEST(ModelOptimizer, Nvfp4IsThatOfCompressedTensors) {
+  constexpr const char* kName = "quantized-nvfp4";
+  const Golden golden = load_golden(kName);
+  const auto all = [](size_t) { return 1000; };
+  const nlohmann::json config = nlohmann::json::parse(read_whole(fixture(kName) + "/config.json"));
+  const RawTensors as_shipped = read_raw_tensors(fixture(kName) + "/model.safetensors");
+  RawTensors rounded = as_shipped;  // to powers of 2, where to divide is to multiply
+  for (auto& [name, tensor] : rounded) {
+    if (!name.ends_with(".weight_global_scale")) continue;
+    float global = 0;
+    std::memcpy(&global, tensor.bytes.data(), sizeof global);
+    global = std::exp2(std::floor(std::log2(global)));
+    std::memcpy(tensor.bytes.data(), &global, sizeof global);
+  }
+  TestFolder folder;
+  const auto logits_of = [&](RawTensors tensors, bool changed, const Backend& backend) {
+    nlohmann::json own = config;
+    if (changed) as_model_optimizer(tensors, own);
+    folder.put("model.safetensors", as_safetensors(tensors));
+    folder.put("config.json", own.dump());
+    const auto kernels = make_kernels(backend);
+    WholeModel model(folder.path().string(), *kernels, backend.dtype);
+    return model.run(golden.prompts, all);
+  };
+  for (const Backend& backend :
+       {Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16}, Backend{"cuda_emulated", DType::kBF16}}) {
+    if (backend.name == "cpu" && backend.dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    EXPECT_EQ(logits_of(rounded, true, backend), logits_of(rounded, false, backend)) << backend;
+    EXPECT_LE(difference_of(logits_of(as_shipped, true, backend), golden.logits).largest, 2 * tolerance(backend, golden).largest) << backend;
+  }
+  RawTensors scaled = as_shipped;
+  nlohmann::json own = config;
+  as_model_optimizer(scaled, own);
+  scaled["model.layers.1.mlp.up_proj.pre_quant_scale"] = {"F32", {1}, "1234"};
+  folder.put("model.safetensors", as_safetensors(scaled));
+  folder.put("config.json", own.dump());
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); }), testing::HasSubstr("up_proj.pre_quant_scale' is there"));
+}
+
 TEST(StackedExperts, OfOtherSizesAreRefused) {
   RawTensors tensors = read_raw_tensors(fixture("qwen3_moe") + "/model.safetensors");
   stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});

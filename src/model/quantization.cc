@@ -107,11 +107,16 @@ void read_fbgemm_fp8(ConfigFields& fields, Quantization& quantization) {
 /// NVIDIA's Model Optimizer.
 void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
   const std::string algorithm = fields.text_or("quant_algo", "");
-  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN")
-    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8 and FP8_PER_CHANNEL_PER_TOKEN", printable(algorithm)));
-  quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN" && algorithm != "NVFP4")
+    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8, FP8_PER_CHANNEL_PER_TOKEN and NVFP4", printable(algorithm)));
+  if (algorithm == "NVFP4") {
+    fields.only("group_size", 16);
+    quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 16});
+  } else {
+    quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+  }
   fields.harmless({"kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "group_size"});  // the cache's type is the job's choice
-  tell_of_inputs(fields, algorithm == "FP8");
+  tell_of_inputs(fields, algorithm != "FP8_PER_CHANNEL_PER_TOKEN");
 }
 
 /// The weights of one of compressed-tensors' groups; none where it is of inputs alone.
