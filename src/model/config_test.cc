@@ -137,6 +137,48 @@ TEST(Config, QuantizedWithFieldsOfTheMaker) {
             Method::kGptq);
 }
 
+/// AutoRound's FP8, and a KV cache that is quantized while weights are not.
+TEST(Config, QuantizedInFewerOrMoreWords) {
+  const auto auto_round = [](const std::string& more) {
+    return quantization(
+        R"({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128], "bits": 8, "act_bits": 8, "act_data_type": "fp8",
+            "act_dynamic": true, "act_group_size": [128, 128], "act_sym": true, "autoround_version": "0.13.0", "iters": 0, "packing_format": "fp8", "sym": true, )" +
+        more + "}");
+  };
+  EXPECT_THAT(auto_round(R"("data_type": "fp8", "group_size": [128, 128])").schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
+  EXPECT_EQ(auto_round(R"("data_type": "fp")").schemes.size(), 1u);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { auto_round(R"("group_size": [64, 64])"); }), HasSubstr("'group_size' is [64,64]"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { auto_round(R"("data_type": "int")"); }), HasSubstr("'data_type' is \"int\""));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { quantization(R"({"quant_method": "fp8", "group_size": [128, 128]})"); }), HasSubstr("weight_block_size"));
+  const auto cache = [](const std::string& more) {
+    return quantization(R"({"quant_method": "compressed-tensors", "format": "dense", "quantization_status": "frozen", "ignore": [], "config_groups": {})" +
+                        more + "}");
+  };
+  const std::string scheme = R"(, "kv_cache_scheme": {"num_bits": 8, "type": "float"})";
+  EXPECT_FALSE(cache(scheme).there());
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { cache(""); }), HasSubstr("config_groups"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { cache(scheme + R"(, "transform_config": {"r": 1})"); }), HasSubstr("transform_config"));
+}
+
+TEST(Config, NemotronSaysTwice) {
+  const auto with = [](const char* fields) {
+    return parse_patched("nemotron", std::string(R"({"hidden_act": "relu2", "rms_norm_eps": null, )") + fields + "}");
+  };
+  EXPECT_EQ(with(R"("layer_norm_eps": 1e-05, "rope_percent": 0.5)").ropes[0].inverse_frequencies.size(), 2u);
+  EXPECT_EQ(with(R"("norm_eps": 1e-06, "layer_norm_eps": 1e-06)").norm_epsilon, 1e-6f);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"("layer_norm_eps": 1e-06)"); }), HasSubstr("layer_norm_eps"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"("rope_percent": 0.25)"); }), HasSubstr("rope_percent"));
+}
+
+TEST(Config, FactorsOfYarnThatOthersRead) {
+  const auto with = [](const char* more) {
+    return parse_patched("llama", std::string(R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64)") + more + "}}");
+  };
+  EXPECT_EQ(with(R"(, "attn_factor": 1.0, "extrapolation_factor": 1)").ropes[0].inverse_frequencies, with("").ropes[0].inverse_frequencies);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"(, "attn_factor": 1.5)"); }), HasSubstr("'attn_factor' is 1.5"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"(, "extrapolation_factor": 2.0)"); }), HasSubstr("'extrapolation_factor' is 2.0"));
+}
+
 /// Granite 4.0's dense models are of a type with recurrent blocks and experts, of which they have none.
 TEST(Config, HybridOfAttentionAlone) {
   const std::string dense = R"("layer_types": ["attention", "attention", "attention", "attention"], "num_local_experts": 0)";
@@ -235,8 +277,11 @@ TEST(Config, ModelOptimizersOwnFileIsRead) {
   folder.put("hf_quant_config.json",
              R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}})");
   EXPECT_EQ(load_config(folder.path().string()).quantization.method, Quantization::Method::kModelOpt);
-  folder.put("hf_quant_config.json", R"({"quantization": {"quant_algo": "NVFP4"}})");
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), AllOf(HasSubstr("quant_algo"), HasSubstr("NVFP4")));
+  folder.put("hf_quant_config.json", R"({"quantization": {"quant_algo": "W4A8_AWQ"}})");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), AllOf(HasSubstr("quant_algo"), HasSubstr("W4A8_AWQ")));
+  folder.put("hf_quant_config.json",
+             R"({"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16, "exclude_modules": ["lm_head"]}})");
+  EXPECT_THAT(load_config(folder.path().string()).quantization.schemes, ElementsAre(QuantizationScheme{4, true, false, 1, 16}));
 }
 
 TEST(Config, Opt) {
@@ -720,6 +765,48 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"eos_token_id": "</s>"})", "eos_token_id", "token id"}, Refusal{"llama", R"({"eos_token_id": [-3]})", "eos_token_id", "token id"},
         Refusal{"llama", R"({"is_encoder_decoder": true})", "is_encoder_decoder", "only false"},
         Refusal{"llama", R"({"pruned_heads": {"0": [1]}})", "pruned_heads", "only {}"}));
+
+/// What transformers' classes take where a file says nothing, and which of two places counts.
+TEST(Config, TextModelsOfOtherWrappers) {
+  const auto of = [](const char* type, const char* text, const char* beside = "") {
+    return parse_config(std::string(R"({"architectures": ["SomeForConditionalGeneration"], "vision_config": {}, "torch_dtype": "float16", "model_type": ")") +
+                            type + R"(", "text_config": {)" + text + "}" + beside + "}",
+                        "", "c");
+  };
+  const char* const llama = R"("model_type": "llama", "architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-05, "vocab_size": 32064)";
+  const ModelConfig vicuna = of("llava", llama);  // as LLaVA 1.5 says it
+  EXPECT_EQ(vicuna.model_type, "llama");
+  EXPECT_EQ(vicuna.hidden_size, 4096);
+  EXPECT_EQ(vicuna.num_layers, 32);
+  EXPECT_EQ(vicuna.num_kv_heads, 32);
+  EXPECT_EQ(vicuna.ffn_size, 11008);
+  EXPECT_EQ(vicuna.vocab_size, 32064);
+  EXPECT_EQ(vicuna.max_positions, 2048);
+  EXPECT_EQ(vicuna.dtype, DType::kF16);
+  EXPECT_EQ(of("llava_next", R"("model_type": "mistral")").num_kv_heads, 8);
+  EXPECT_EQ(
+      of("smolvlm", R"("model_type": "llama", "perceiver_config": {}, "pixel_shuffle_factor": 4, "use_resampler": false, "qk_layer_norms": false)").num_layers,
+      32);
+  EXPECT_EQ(of("exaone4_5", R"("model_type": "exaone4_5_text")").model_type, "exaone4");
+  const ModelConfig voxtral = of("voxtral", R"("model_type": "llama", "tie_word_embeddings": true)");
+  EXPECT_EQ(voxtral.head_size, 128);
+  EXPECT_EQ(voxtral.num_layers, 30);
+  EXPECT_FALSE(voxtral.tied_embeddings);
+
+  const std::string ties = std::string(llama) + R"(, "tie_word_embeddings": true)";
+  const char *const yes = R"(, "tie_word_embeddings": true)", *const no = R"(, "tie_word_embeddings": false)";
+  for (const char* type : {"llava", "llava_onevision", "llava_next", "idefics3", "smolvlm", "exaone4_5"}) {
+    EXPECT_FALSE(of(type, llama).tied_embeddings) << type;
+    EXPECT_TRUE(of(type, llama, yes).tied_embeddings) << type;
+    EXPECT_EQ(of(type, ties.c_str(), no).tied_embeddings, std::string_view(type) == "llava" || std::string_view(type) == "llava_onevision") << type;
+  }
+  for (const char* type : {"internvl", "aya_vision", "cohere2_vision"}) {
+    EXPECT_TRUE(of(type, llama).tied_embeddings) << type;
+    EXPECT_FALSE(of(type, ties.c_str(), no).tied_embeddings) << type;
+  }
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("paligemma", R"("model_type": "gemma")"); }), HasSubstr("'model_type' is 'paligemma'"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("llava", R"("model_type": "mamba")"); }), HasSubstr("'model_type' is 'mamba'"));
+}
 
 TEST(Config, BrokenTextsAreOneClearError) {
   for (const char* text : {"", "{", "[]", "3", "null", R"({"model_type": "llama", "rms_norm_eps": NaN})", R"({"model_type": "llama", "rms_norm_eps": 1e999})",

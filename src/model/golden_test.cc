@@ -657,6 +657,20 @@ void name_granitemoe(RawTensors& tensors, nlohmann::json&) {
   rename_all(tensors, "block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight");
 }
 
+/// Text models within models of images: `from` "model." and "lm_head." to what files call them.
+void wrap(RawTensors& tensors, nlohmann::json& config, const char* type, const std::string& model, const std::string& head) {
+  for (const std::string& name : names_of(tensors)) {
+    const bool is_head = name.starts_with("lm_head.");
+    tensors[is_head ? head + name : model + name.substr(6)] = take(tensors, name);
+  }
+  tensors["model.vision_tower.encoder.layers.0.input_layernorm.weight"] = {"F32", {1}, "1234"};
+  config = {{"model_type", type}, {"text_config", config}, {"vision_config", {{"model_type", "siglip_vision_model"}}}};
+}
+void wrap_old(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "llava", "language_model.model.", "language_model."); }
+void wrap_new(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "internvl", "model.language_model.", ""); }
+void wrap_idefics(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "smolvlm", "model.text_model.", ""); }
+void wrap_cohere(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "aya_vision", "language_model.model.", "language_model."); }
+
 INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest,
                          testing::Values(LayoutCase{"granite4", "granite", as_hybrid}, LayoutCase{"stacked", "qwen3_moe", stack_plain},
                                          LayoutCase{"stacked_wrapped", "qwen3_moe", stack_wrapped}, LayoutCase{"stacked", "qwen2_moe", stack_plain},
@@ -664,7 +678,9 @@ INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest,
                                          LayoutCase{"stacked", "dots1", stack_plain}, LayoutCase{"stacked", "hunyuan_moe", stack_plain},
                                          LayoutCase{"stacked", "ernie4_5_moe", stack_ernie}, LayoutCase{"stacked", "mixtral", stack_mixtral},
                                          LayoutCase{"stacked", "minimax_m2", stack_mixtral}, LayoutCase{"stacked", "phimoe", stack_phimoe},
-                                         LayoutCase{"renamed", "granitemoe", name_granitemoe}, LayoutCase{"renamed", "granitemoeshared", name_granitemoe}));
+                                         LayoutCase{"renamed", "granitemoe", name_granitemoe}, LayoutCase{"renamed", "granitemoeshared", name_granitemoe},
+                                         LayoutCase{"llava", "llama", wrap_old}, LayoutCase{"internvl", "qwen2", wrap_new},
+                                         LayoutCase{"smolvlm", "llama", wrap_idefics}, LayoutCase{"aya_vision", "cohere2", wrap_cohere}));
 
 /// NVFP4 of compressed-tensors as Model Optimizer writes it: scales of all of a matrix multiply there, and divide here.
 void as_model_optimizer(RawTensors& tensors, nlohmann::json& config) {

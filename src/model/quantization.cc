@@ -80,6 +80,21 @@ void tell_of_inputs(const ConfigFields& fields, bool is_static) {
                fields.source(), is_static ? " with scales that the files hold" : "");
 }
 
+/// AutoRound says of the same what it says of its other types too.
+void read_fp8_of_auto_round(ConfigFields& fields) {
+  fields.only("bits", 8);
+  if (const std::string type = fields.text_or("data_type", "fp8"); type != "fp") fields.only("data_type", "fp8");
+  fields.only("sym", true);
+  if (const Json* block = fields.find("group_size")) {
+    const Json* of_scales = fields.find("weight_block_size");
+    fields.only("group_size", of_scales ? *of_scales : *block);
+    if (!of_scales) fields.refuse("group_size", "is there, and weight_block_size is not, which says how scales lie");
+  }
+  fields.only("rotation_configs", nullptr);
+  fields.harmless({"packing_format", "act_bits", "act_data_type", "act_dynamic", "act_group_size", "act_sym", "quant_block_list", "supported_types",
+                   "static_kv_granularity", "static_attention_granularity", "static_attention_dtype"});
+}
+
 /// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
 void read_fp8(ConfigFields& fields, Quantization& quantization) {
   if (const std::string code = fields.text_or("fmt", "e4m3"); code != "float8_e4m3fn") fields.only("fmt", "e4m3");  // MiniMax's name of the same
@@ -93,6 +108,7 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
   if (!is_null) quantization.schemes.push_back(of_blocks);
   // Where nothing is said, transformers means blocks, and AutoFP8 one scale a matrix: the scales' shapes tell.
   if (!fields.find("weight_block_size")) quantization.schemes.push_back(of_matrices);
+  read_fp8_of_auto_round(fields);
   fields.harmless({"scale_fmt", "dequantize", "kv_cache_scheme"});  // scales have a type of their own in the files; the cache's type is the job's choice
   tell_of_inputs(fields, inputs == "static");
 }
@@ -162,9 +178,25 @@ std::optional<QuantizationScheme> read_compressed_group(ConfigFields& group, con
   return scheme;
 }
 
+/// What is done to weights or inputs beside the groups.
+void refuse_other_transforms(ConfigFields& fields) {
+  if (const Json* sparsity = fields.find("sparsity_config");
+      sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
+    fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
+  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty())
+    fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
+  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty())
+    fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+}
+
 void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
   const std::string format = fields.text_or("format", "");
   const Json* groups = fields.find("config_groups");
+  if (const Json* cache = fields.find("kv_cache_scheme"); cache && groups && groups->is_object() && groups->empty()) {
+    spdlog::info("{}: says of the KV cache alone that it is quantized; weights are plain, and the type of the cache is --kv-cache-dtype", fields.source());
+    quantization.method = Method::kNone;
+    return refuse_other_transforms(fields);
+  }
   if (!groups || !groups->is_object() || groups->empty()) fields.refuse("config_groups", "is missing, or no object; fetch the file again");
   ConfigFields all = fields.inner(*groups, "config_groups");
   for (const auto& [name, group] : groups->items()) {
@@ -176,13 +208,7 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
   }
   if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
   fields.harmless({"kv_cache_scheme"});  // the cache's type is the job's choice
-  if (const Json* sparsity = fields.find("sparsity_config");
-      sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
-    fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
-  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty())
-    fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
-  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty())
-    fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+  refuse_other_transforms(fields);
 }
 
 /// gpt-oss's (OCP Microscaling Formats 2023); of which matrices is the family's to say.
