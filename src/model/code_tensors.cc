@@ -33,8 +33,10 @@ class Finder {
     if (wanted_.mxfp4) return blocks_and_scales();
     if (stem_.empty()) return std::nullopt;
     if (const TensorLocation* plain = checkpoint_.find_coded(name_)) {
-      if (plain->stored_as != "F8_E4M3" && plain->stored_as != "I8") return std::nullopt;
+      const bool is_fp4 = plain->stored_as == "U8" && quantization_.method == Method::kModelOpt;
+      if (plain->stored_as != "F8_E4M3" && plain->stored_as != "I8" && !is_fp4) return std::nullopt;
       check_wanted(*plain, name_);
+      if (is_fp4) return by_rows(DType::kFp4, name_, *plain, 4, true);
       const bool is_float = plain->stored_as == "F8_E4M3";
       return by_rows(is_float ? DType::kFp8 : DType::kCodes8, name_, *plain, 8, is_float);
     }
@@ -160,14 +162,18 @@ class Finder {
     found_.names.push_back(tensor);
     add_scales(bits, is_float);
     if (dtype == DType::kFp4 && tensors_.format.scale_type == ScaleType::kE4M3) {
-      const std::string global = stem_ + ".weight_global_scale";
+      const bool is_model_optimizer = quantization_.method == Method::kModelOpt;
+      const std::string global = stem_ + (is_model_optimizer ? ".weight_scale_2" : ".weight_global_scale");
       const TensorLocation& at = needed(global);
       if (at.bytes != 4 || !at.stored_as.empty()) refuse(global, "is no single number in F32; the file is broken, fetch it again");
       put(kGlobal, global, at, 1, 0);
       tensors_.format.has_global = true;
+      tensors_.format.global_multiplies = is_model_optimizer;
     } else if (optional(stem_ + ".weight_global_scale")) {
       refuse(stem_ + ".weight_global_scale", "is there beside scales that need none; the file is broken, fetch it again");
     }
+    if (optional(stem_ + ".pre_quant_scale"))
+      refuse(stem_ + ".pre_quant_scale", "is there: inputs of the matrix are multiplied before it, which flexgen does not do");
     if (optional(stem_ + ".weight_zero_point") && dtype != DType::kPacked4)
       refuse(stem_ + ".weight_zero_point", "is there; flexgen reads zero points of weights in words (pack-quantized) alone");
     return finish(dtype, codes);

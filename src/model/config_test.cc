@@ -83,6 +83,10 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
       R"({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}, "config_groups": {"group_0": {}}})");
   EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));
   q = quantization(
+      R"({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "kv_cache_scheme": {"num_bits": 8}, "exclude_modules": ["lm_head"], "config_groups": {
+          "group_0": {"input_activations": {"num_bits": 4}, "weights": {"num_bits": 4, "group_size": 16}, "targets": ["Linear"]}}})");
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{4, true, false, 1, 16}));
+  q = quantization(
       R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true, "damp_percent": 0.1, "dynamic": {"-:.*gate": {}}, "lm_head": false, "meta": {"quantizer": ["a"]}})");
   EXPECT_EQ(q.method, Method::kGptq);
   EXPECT_TRUE(q.zeros_less_one);
@@ -108,6 +112,85 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
   EXPECT_EQ(q.method, Method::kCompressedTensors);
   EXPECT_THAT(q.schemes,
               ElementsAre(QuantizationScheme{8, true, false, 128, 64}, QuantizationScheme{4, false, true, 1, 32}, QuantizationScheme{8, false, false, 1, 0}));
+}
+
+/// AutoRound writes fields of its own whichever way it packs, and GPTQModel how it worked.
+TEST(Config, QuantizedWithFieldsOfTheMaker) {
+  using Method = Quantization::Method;
+  const auto with = [](const std::string& method, const std::string& more) {
+    return quantization(R"({"quant_method": ")" + method + R"(", "bits": 4, "group_size": 128, )" + more + "}");
+  };
+  const std::string auto_round =
+      R"("autoround_version": "0.9.3", "data_type": "int", "act_bits": 16, "act_data_type": "int", "act_dynamic": true, "act_group_size": 128, "act_sym": true,
+         "iters": 0, "provider": "auto-round", "static_attention_granularity": "tensor", "static_kv_granularity": "tensor", "static_attention_dtype": null,
+         "quant_block_list": null, "supported_types": ["Linear"], "regex_config": null, "sym": true)";
+  EXPECT_EQ(with("gptq", auto_round).method, Method::kGptq);
+  EXPECT_EQ(with("awq", auto_round + R"(, "version": "gemm", "zero_point": false)").method, Method::kAwq);
+  EXPECT_EQ(with("auto-round", auto_round).method, Method::kGptq);
+  for (const char* method : {"gptq", "awq", "auto-round"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(method, R"("data_type": "fp8")"); }), HasSubstr("'data_type' is \"fp8\"")) << method;
+  EXPECT_EQ(with("gptq", R"("checkpoint_format": "gptq", "format": "gptq", "pack_dtype": "int32", "pack_impl": "cpu", "offload_to_disk": true,
+                            "offload_to_disk_path": "a", "gc_mode": "interval", "vram_strategy": "exclusive", "wait_for_submodule_finalizers": false,
+                            "auto_forward_data_parallel": true, "failsafe": {"strategy": "rtn"}, "fallback": {}, "hessian": {"chunk_size": null},
+                            "mock_quantization": false, "gptaq": {"alpha": 0.25}, "gptaq_alpha": 0.25)")
+                .method,
+            Method::kGptq);
+}
+
+/// AutoRound's FP8, and a KV cache that is quantized while weights are not.
+TEST(Config, QuantizedInFewerOrMoreWords) {
+  const auto auto_round = [](const std::string& more) {
+    return quantization(
+        R"({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128], "bits": 8, "act_bits": 8, "act_data_type": "fp8",
+            "act_dynamic": true, "act_group_size": [128, 128], "act_sym": true, "autoround_version": "0.13.0", "iters": 0, "packing_format": "fp8", "sym": true, )" +
+        more + "}");
+  };
+  EXPECT_THAT(auto_round(R"("data_type": "fp8", "group_size": [128, 128])").schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
+  EXPECT_EQ(auto_round(R"("data_type": "fp")").schemes.size(), 1u);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { auto_round(R"("group_size": [64, 64])"); }), HasSubstr("'group_size' is [64,64]"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { auto_round(R"("data_type": "int")"); }), HasSubstr("'data_type' is \"int\""));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { quantization(R"({"quant_method": "fp8", "group_size": [128, 128]})"); }), HasSubstr("weight_block_size"));
+  const auto cache = [](const std::string& more) {
+    return quantization(R"({"quant_method": "compressed-tensors", "format": "dense", "quantization_status": "frozen", "ignore": [], "config_groups": {})" +
+                        more + "}");
+  };
+  const std::string scheme = R"(, "kv_cache_scheme": {"num_bits": 8, "type": "float"})";
+  EXPECT_FALSE(cache(scheme).there());
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { cache(""); }), HasSubstr("config_groups"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { cache(scheme + R"(, "transform_config": {"r": 1})"); }), HasSubstr("transform_config"));
+}
+
+TEST(Config, NemotronSaysTwice) {
+  const auto with = [](const char* fields) {
+    return parse_patched("nemotron", std::string(R"({"hidden_act": "relu2", "rms_norm_eps": null, )") + fields + "}");
+  };
+  EXPECT_EQ(with(R"("layer_norm_eps": 1e-05, "rope_percent": 0.5)").ropes[0].inverse_frequencies.size(), 2u);
+  EXPECT_EQ(with(R"("norm_eps": 1e-06, "layer_norm_eps": 1e-06)").norm_epsilon, 1e-6f);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"("layer_norm_eps": 1e-06)"); }), HasSubstr("layer_norm_eps"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"("rope_percent": 0.25)"); }), HasSubstr("rope_percent"));
+}
+
+TEST(Config, FactorsOfYarnThatOthersRead) {
+  const auto with = [](const char* more) {
+    return parse_patched("llama", std::string(R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64)") + more + "}}");
+  };
+  EXPECT_EQ(with(R"(, "attn_factor": 1.0, "extrapolation_factor": 1)").ropes[0].inverse_frequencies, with("").ropes[0].inverse_frequencies);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"(, "attn_factor": 1.5)"); }), HasSubstr("'attn_factor' is 1.5"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { with(R"(, "extrapolation_factor": 2.0)"); }), HasSubstr("'extrapolation_factor' is 2.0"));
+}
+
+/// Granite 4.0's dense models are of a type with recurrent blocks and experts, of which they have none.
+TEST(Config, HybridOfAttentionAlone) {
+  const std::string dense = R"("layer_types": ["attention", "attention", "attention", "attention"], "num_local_experts": 0)";
+  const auto with = [](const std::string& fields) { return parse_patched("granitemoehybrid", "{" + fields + "}"); };
+  const ModelConfig turned =
+      with(dense + R"(, "position_embedding_type": "rope", "shared_intermediate_size": 96, "num_experts_per_tok": 0, "mamba_n_heads": 128,
+                                               "normalization_function": "rmsnorm")");
+  EXPECT_EQ(turned.ffn_size, 96);
+  EXPECT_FALSE(turned.is_mixture());
+  EXPECT_EQ(turned.attention[3].rope, 0);
+  EXPECT_EQ(with(dense + R"(, "position_embedding_type": "nope")").attention[3].rope, -1);
+  EXPECT_EQ(with(dense).attention[0].rope, -1);
 }
 
 /// Rules for some layers that leave them as all are.
@@ -194,8 +277,11 @@ TEST(Config, ModelOptimizersOwnFileIsRead) {
   folder.put("hf_quant_config.json",
              R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}})");
   EXPECT_EQ(load_config(folder.path().string()).quantization.method, Quantization::Method::kModelOpt);
-  folder.put("hf_quant_config.json", R"({"quantization": {"quant_algo": "NVFP4"}})");
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), AllOf(HasSubstr("quant_algo"), HasSubstr("NVFP4")));
+  folder.put("hf_quant_config.json", R"({"quantization": {"quant_algo": "W4A8_AWQ"}})");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), AllOf(HasSubstr("quant_algo"), HasSubstr("W4A8_AWQ")));
+  folder.put("hf_quant_config.json",
+             R"({"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16, "exclude_modules": ["lm_head"]}})");
+  EXPECT_THAT(load_config(folder.path().string()).quantization.schemes, ElementsAre(QuantizationScheme{4, true, false, 1, 16}));
 }
 
 TEST(Config, Opt) {
@@ -581,6 +667,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "new_switch": 1}})", "new_switch",
                 "--ignore-config-field quantization_config.new_switch"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}})", "quant_algo", "W4A16_AWQ"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}})", "quant_algo", "NVFP4_AWQ"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32}})", "group_size", "only 16"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 3}})", "bits", "4 and 8"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}})", "group_size", "is 0"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}})", "checkpoint_format", "marlin"},
@@ -622,6 +710,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization": {"group_size": 64, "bits": 4}})", "quantization", "MLX"},
         Refusal{"llama", R"({"quantization_config": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}})", "quantization_config", "'bitsandbytes'"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "method": "qqq"}})", "method", "qqq"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0})", "layer_types", "recurrent"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0, "layer_types": ["attention", "attention", "mamba", "attention"]})", "layer_types", "mamba"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 0, "layers_block_type": ["mamba", "attention", "attention", "attention"]})", "layers_block_type",
+                "mamba"},
+        Refusal{"granitemoehybrid", R"({"num_local_experts": 64, "layer_types": ["attention", "attention", "attention", "attention"]})", "num_local_experts",
+                "is 64"},
+        Refusal{"granitemoehybrid", R"({"layer_types": ["attention", "attention", "attention", "attention"]})", "num_local_experts", "is 8"},
         Refusal{"bloom", R"({"n_layer": 2, "n_head": 8, "n_embed": 32})", "hidden_size", "contradicts 'n_embed'"},
         Refusal{"minimax_m2", R"({"attn_type_list": [1, 0, 1, 1]})", "attn_type_list", "only"},
         Refusal{"minimax_m2", R"({"num_hidden_layers": 100, "num_local_experts": 16000})", "num_local_experts", "1600000 experts in 100 layers"},
@@ -670,6 +765,48 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"eos_token_id": "</s>"})", "eos_token_id", "token id"}, Refusal{"llama", R"({"eos_token_id": [-3]})", "eos_token_id", "token id"},
         Refusal{"llama", R"({"is_encoder_decoder": true})", "is_encoder_decoder", "only false"},
         Refusal{"llama", R"({"pruned_heads": {"0": [1]}})", "pruned_heads", "only {}"}));
+
+/// What transformers' classes take where a file says nothing, and which of two places counts.
+TEST(Config, TextModelsOfOtherWrappers) {
+  const auto of = [](const char* type, const char* text, const char* beside = "") {
+    return parse_config(std::string(R"({"architectures": ["SomeForConditionalGeneration"], "vision_config": {}, "torch_dtype": "float16", "model_type": ")") +
+                            type + R"(", "text_config": {)" + text + "}" + beside + "}",
+                        "", "c");
+  };
+  const char* const llama = R"("model_type": "llama", "architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-05, "vocab_size": 32064)";
+  const ModelConfig vicuna = of("llava", llama);  // as LLaVA 1.5 says it
+  EXPECT_EQ(vicuna.model_type, "llama");
+  EXPECT_EQ(vicuna.hidden_size, 4096);
+  EXPECT_EQ(vicuna.num_layers, 32);
+  EXPECT_EQ(vicuna.num_kv_heads, 32);
+  EXPECT_EQ(vicuna.ffn_size, 11008);
+  EXPECT_EQ(vicuna.vocab_size, 32064);
+  EXPECT_EQ(vicuna.max_positions, 2048);
+  EXPECT_EQ(vicuna.dtype, DType::kF16);
+  EXPECT_EQ(of("llava_next", R"("model_type": "mistral")").num_kv_heads, 8);
+  EXPECT_EQ(
+      of("smolvlm", R"("model_type": "llama", "perceiver_config": {}, "pixel_shuffle_factor": 4, "use_resampler": false, "qk_layer_norms": false)").num_layers,
+      32);
+  EXPECT_EQ(of("exaone4_5", R"("model_type": "exaone4_5_text")").model_type, "exaone4");
+  const ModelConfig voxtral = of("voxtral", R"("model_type": "llama", "tie_word_embeddings": true)");
+  EXPECT_EQ(voxtral.head_size, 128);
+  EXPECT_EQ(voxtral.num_layers, 30);
+  EXPECT_FALSE(voxtral.tied_embeddings);
+
+  const std::string ties = std::string(llama) + R"(, "tie_word_embeddings": true)";
+  const char *const yes = R"(, "tie_word_embeddings": true)", *const no = R"(, "tie_word_embeddings": false)";
+  for (const char* type : {"llava", "llava_onevision", "llava_next", "idefics3", "smolvlm", "exaone4_5"}) {
+    EXPECT_FALSE(of(type, llama).tied_embeddings) << type;
+    EXPECT_TRUE(of(type, llama, yes).tied_embeddings) << type;
+    EXPECT_EQ(of(type, ties.c_str(), no).tied_embeddings, std::string_view(type) == "llava" || std::string_view(type) == "llava_onevision") << type;
+  }
+  for (const char* type : {"internvl", "aya_vision", "cohere2_vision"}) {
+    EXPECT_TRUE(of(type, llama).tied_embeddings) << type;
+    EXPECT_FALSE(of(type, ties.c_str(), no).tied_embeddings) << type;
+  }
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("paligemma", R"("model_type": "gemma")"); }), HasSubstr("'model_type' is 'paligemma'"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { of("llava", R"("model_type": "mamba")"); }), HasSubstr("'model_type' is 'mamba'"));
+}
 
 TEST(Config, BrokenTextsAreOneClearError) {
   for (const char* text : {"", "{", "[]", "3", "null", R"({"model_type": "llama", "rms_norm_eps": NaN})", R"({"model_type": "llama", "rms_norm_eps": 1e999})",

@@ -75,6 +75,16 @@ void read_olmo3(GgufFields& fields, Json& config) {
   config.erase("rope_theta");
 }
 
+/// Granite 4.0's dense models have fields of their relatives' recurrent blocks and shared experts; tensors of such would mean something.
+void read_granite4(GgufFields& fields, const Checkpoint& checkpoint) {
+  fields.only("rope.scaling.finetuned", true);  // false: llama.cpp turns nothing then
+  for (const auto& [name, at] : checkpoint.tensors())
+    if (name.find(".ssm_") != std::string::npos || name.find("_shexp.") != std::string::npos)
+      fail_user("{}: it has the tensor '{}', of a recurrent block or of a shared expert, which flexgen does not read from a GGUF of 'granite'", fields.source(),
+                printable(name));
+  fields.harmless({"ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.inner_size", "ssm.time_step_rank", "expert_shared_feed_forward_length"});
+}
+
 }  // namespace
 
 const GgufFamily* find_gguf_family(const std::string& architecture, const Json& metadata) {
@@ -109,6 +119,7 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
   }
   if (type == "cohere") fields.copy("logit_scale", config, "logit_scale");
   if (type == "granite") {
+    read_granite4(fields, checkpoint);
     fields.copy("attention.scale", config, "attention_multiplier");
     fields.copy("embedding_scale", config, "embedding_multiplier");
     fields.copy("residual_scale", config, "residual_multiplier");

@@ -32,10 +32,12 @@ constexpr GgufMixture kMixtures[]{{"mixtral", "num_local_experts", "intermediate
                                   {"dots1", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
                                   {"ernie4_5_moe", "moe_num_experts", "moe_intermediate_size"}};
 
-/// Rows of an expert's gate, which older files have in no field: [E, F, D] of some block.
+/// Rows of an expert's gate, which older files have in no field: [E, F, D] of some block, or [E, 2 F, D] with what is beside it.
 int64_t expert_size(const Checkpoint& checkpoint) {
-  for (const auto& [name, at] : checkpoint.tensors())
+  for (const auto& [name, at] : checkpoint.tensors()) {
     if (name.ends_with(".ffn_gate_exps.weight") && at.shape.size() == 3) return at.shape[1];
+    if (name.ends_with(".ffn_gate_up_exps.weight") && at.shape.size() == 3) return at.shape[1] / 2;
+  }
   return 0;
 }
 

@@ -149,6 +149,12 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
                   },
                   "qwen3moe"),
               HasSubstr("'blk.0.ffn_gate_exps.weight' has 7 parts, and the model 8 experts"));
+  EXPECT_THAT(with(
+                  [&](TestGguf& gguf) {
+                    experts(gguf), gguf.tensor("blk.0.ffn_gate_up_exps.weight", {2, 3, 8}, 0, std::string(192, '\0'));
+                  },
+                  "qwen3moe"),
+              AllOf(HasSubstr("'blk.0.ffn_gate_up_exps.weight'"), HasSubstr("odd number")));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.odd", 8); }), AllOf(HasSubstr("'llama.odd' is 8"), HasSubstr("--ignore-config-field llama.odd")));
   EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
   EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));
@@ -195,6 +201,24 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   TestGguf odd = fields("llama");
   add_tensors(odd.number("llama.odd", 8));
   EXPECT_EQ(Model::load(folder.put("m.gguf", odd.bytes()), {"llama.odd"})->num_blocks(), 1);
+}
+
+TEST(GgufModel, FieldsOfGranite4ThatMeanNothingWithoutItsOtherTensors) {
+  TestFolder folder;
+  const auto with = [&](const auto& add) {
+    TestGguf gguf = fields("granite");
+    gguf.number("granite.expert_count", 0).number("granite.expert_shared_feed_forward_length", kWidth).number("granite.ssm.conv_kernel", 4);
+    gguf.number("granite.ssm.state_size", 128).number("granite.ssm.group_count", 1).number("granite.ssm.inner_size", 64);
+    gguf.number("granite.ssm.time_step_rank", 8);
+    add(gguf);
+    add_tensors(gguf);
+    return folder.put("m.gguf", gguf.bytes());
+  };
+  EXPECT_EQ(Model::load(with([](TestGguf& gguf) { gguf.flag("granite.rope.scaling.finetuned", true); }))->num_blocks(), 1);
+  const auto refused = [&](const auto& add) { return error_of(ErrorKind::kUser, [&] { load_gguf_model(with(add)); }); };
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.tensor("blk.0.ssm_a", {1}, 0, "1234"); }), HasSubstr("'blk.0.ssm_a'"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.tensor("blk.0.ffn_up_shexp.weight", {1}, 0, "1234"); }), HasSubstr("'blk.0.ffn_up_shexp.weight'"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.flag("granite.rope.scaling.finetuned", false); }), HasSubstr("finetuned' is false"));
 }
 
 TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {

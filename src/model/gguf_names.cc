@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "model/architecture.h"
+#include "model/stacked_experts.h"
 
 namespace flexgen {
 namespace {
@@ -44,7 +45,9 @@ class FamilyNames {
     if (part.block >= config_.num_layers) return {};
     const std::string start = fmt::format("model.layers.{}.", part.block);
     if (config_.mixture.num_experts > 0) {
-      if (const char* matrix = expert_matrix(part.stem, "_exps")) return experts(part, matrix, name, at);
+      if (part.stem == "ffn_gate_up_exps") return experts(part, {mixture_.gate, mixture_.up}, name, at);
+      if (const char* matrix = expert_matrix(part.stem, "_exps")) return experts(part, {matrix}, name, at);
+      if (const std::string own = single_expert(part); !own.empty()) return {{own, at}};
       if (const std::string own = mixture_name(part); !own.empty()) return {{start + own, as_rows(part, at)}};
     }
     const std::string own = plain_name(part);
@@ -60,13 +63,33 @@ class FamilyNames {
     return nullptr;
   }
 
-  std::vector<NamedTensor> experts(const BlockPart& part, const char* matrix, const std::string& name, const TensorLocation& at) const {
+  /// "ffn_gate.3" of a block, as Mixtral's files of 2023 have it; empty if it is none.
+  std::string single_expert(const BlockPart& part) const {
+    const size_t dot = part.stem.find('.');
+    if (dot == std::string::npos) return "";
+    const char* const matrix = expert_matrix(part.stem.substr(0, dot), "");
+    int64_t expert = -1;
+    const char* const end = part.stem.data() + part.stem.size();
+    const auto read = std::from_chars(part.stem.data() + dot + 1, end, expert);
+    if (matrix == nullptr || read.ec != std::errc() || read.ptr != end || expert < 0) return "";
+    return "model." + expert_start(part.block, mixture_.part, expert) + matrix + part.kind;
+  }
+
+  /// A tensor of all experts: of one matrix of theirs, or of gate and up, one after the other.
+  std::vector<NamedTensor> experts(const BlockPart& part, const std::vector<const char*>& matrices, const std::string& name, const TensorLocation& at) const {
     if (at.shape.size() < 2 || at.shape[0] != config_.mixture.num_experts)
       fail_user("{}: the tensor '{}' has {} parts, and the model {} experts; the file is broken, fetch it again", files_[static_cast<size_t>(at.file)], name,
                 at.shape.empty() ? 0 : at.shape[0], config_.mixture.num_experts);
+    if (at.shape[1] % std::ssize(matrices) != 0)
+      fail_user("{}: the tensor '{}' holds two matrices of {} rows together, an odd number; the file is broken, fetch it again",
+                files_[static_cast<size_t>(at.file)], name, at.shape[1]);
     std::vector<NamedTensor> all;
-    for (TensorLocation& slice : slices_of(at))
-      all.push_back({"model." + expert_start(part.block, mixture_.part, std::ssize(all)) + matrix + part.kind, std::move(slice)});
+    int64_t expert = 0;
+    for (const TensorLocation& slice : slices_of(at)) {
+      const std::vector<TensorLocation> parts = matrices.size() == 2 ? halves_of(slice) : std::vector<TensorLocation>{slice};
+      for (size_t i = 0; i < parts.size(); ++i) all.push_back({"model." + expert_start(part.block, mixture_.part, expert) + matrices[i] + part.kind, parts[i]});
+      ++expert;
+    }
     return all;
   }
 

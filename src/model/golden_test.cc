@@ -1,6 +1,7 @@
 // Golden tests: every architecture against what Hugging Face transformers computes in fp32 with the same tiny checkpoint
 // (tools/make_golden_fixtures.py), on every backend, in whole prompts, in ragged chunks and token by token.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,6 +20,7 @@
 #include "model/model.h"
 #include "model/prepared_weights.h"
 #include "model/test_as_gguf.h"
+#include "model/test_safetensors.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen::golden_test {
@@ -567,6 +569,191 @@ INSTANTIATE_TEST_SUITE_P(Families, ScaledActivationTest,
                                          ScaledCase{"gpt_neox", "dense_4h_to_h.weight", "act.scales"},
                                          ScaledCase{"bloom", "dense_4h_to_h.weight", "gelu_impl.scales"}));
 
+/// The same weights under other names, or several in one tensor, give the same bits.
+struct LayoutCase {
+  const char *what, *name;
+  void (*change)(RawTensors&, nlohmann::json& config);
+  friend std::ostream& operator<<(std::ostream& out, const LayoutCase& one) { return out << one.what; }
+};
+class LayoutTest : public testing::TestWithParam<LayoutCase> {};
+
+TEST_P(LayoutTest, OtherNamesSameLogits) {
+  const LayoutCase& one = GetParam();
+  RawTensors tensors = read_raw_tensors(fixture(one.name) + "/model.safetensors");
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(one.name) + "/config.json"));
+  one.change(tensors, config);
+  TestFolder folder;
+  folder.put("model.safetensors", as_safetensors(tensors));
+  folder.put("config.json", config.dump());
+  const Golden golden = load_golden(one.name);
+  const auto kernels = make_reference_kernels();
+  WholeModel model(fixture(one.name), *kernels, DType::kF32), other(folder.path().string(), *kernels, DType::kF32);
+  const auto all = [](size_t) { return 1000; };
+  EXPECT_EQ(other.run(golden.prompts, all), model.run(golden.prompts, all));
+}
+
+/// Granite 4.0's dense models: what a row's feed-forward part is called there holds gate and up in one.
+void as_hybrid(RawTensors& tensors, nlohmann::json& config) {
+  config.erase("mlp_bias");
+  config.update({{"model_type", "granitemoehybrid"},
+                 {"layer_types", {"attention", "full_attention"}},
+                 {"num_local_experts", 0},
+                 {"shared_intermediate_size", config.at("intermediate_size")},
+                 {"intermediate_size", 7},
+                 {"position_embedding_type", "rope"},
+                 {"mamba_d_conv", 4}});
+  for (int block = 0; block < 2; ++block) {
+    const std::string start = "model.layers." + std::to_string(block) + ".";
+    tensors[start + "shared_mlp.input_linear.weight"] = joined({take(tensors, start + "mlp.gate_proj.weight"), take(tensors, start + "mlp.up_proj.weight")});
+    tensors[start + "shared_mlp.output_linear.weight"] = take(tensors, start + "mlp.down_proj.weight");
+  }
+}
+
+/// As transformers 5 keeps experts, and writes them with save_original_format=False: `from` is what files call a block's part and its matrices.
+void stack(RawTensors& tensors, const std::vector<std::string>& from) {
+  std::map<std::string, std::map<size_t, std::array<RawTensor, 3>>> blocks;
+  const std::string experts = "." + from[0] + ".experts.";
+  for (const std::string& name : names_of(tensors)) {
+    const size_t at = name.find(experts);
+    if (at == std::string::npos) continue;
+    const size_t dot = name.find('.', at + experts.size());
+    const auto matrix = std::find(from.begin() + 1, from.end(), name.substr(dot + 1, name.rfind('.') - dot - 1)) - from.begin() - 1;
+    blocks[name.substr(0, at)][std::stoul(name.substr(at + experts.size(), dot - at - experts.size()))].at(static_cast<size_t>(matrix)) = take(tensors, name);
+  }
+  for (const auto& [start, of_block] : blocks) {
+    std::vector<RawTensor> pairs, downs;
+    for (const auto& [expert, matrices] : of_block) {
+      pairs.push_back(joined({matrices[0], matrices[1]}));
+      downs.push_back(matrices[2]);
+    }
+    tensors[start + ".mlp.experts.gate_up_proj"] = stacked(pairs);
+    tensors[start + ".mlp.experts.down_proj"] = stacked(downs);
+  }
+}
+void rename_all(RawTensors& tensors, const std::string& from, const std::string& to) {
+  for (const std::string& name : names_of(tensors))
+    if (const size_t at = name.find(from); at != std::string::npos) tensors[std::string(name).replace(at, from.size(), to)] = take(tensors, name);
+}
+void stack_plain(RawTensors& tensors, nlohmann::json&) { stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"}); }
+void stack_wrapped(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  rename_all(tensors, "model.", "wrapper.model.");
+}
+void stack_ernie(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  rename_all(tensors, "mlp.moe_statics.", "mlp.gate.moe_statics.");
+}
+void stack_mixtral(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"block_sparse_moe", "w1", "w3", "w2"});
+  rename_all(tensors, ".block_sparse_moe.", ".mlp.");
+}
+void stack_phimoe(RawTensors& tensors, nlohmann::json&) {
+  stack(tensors, {"block_sparse_moe", "w1", "w3", "w2"});
+  rename_all(tensors, ".block_sparse_moe.gate.", ".mlp.router.");
+}
+void name_granitemoe(RawTensors& tensors, nlohmann::json&) {
+  rename_all(tensors, "block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj");
+  rename_all(tensors, "block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj");
+  rename_all(tensors, "block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight");
+}
+
+/// Text models within models of images: `from` "model." and "lm_head." to what files call them.
+void wrap(RawTensors& tensors, nlohmann::json& config, const char* type, const std::string& model, const std::string& head) {
+  for (const std::string& name : names_of(tensors)) {
+    const bool is_head = name.starts_with("lm_head.");
+    tensors[is_head ? head + name : model + name.substr(6)] = take(tensors, name);
+  }
+  tensors["model.vision_tower.encoder.layers.0.input_layernorm.weight"] = {"F32", {1}, "1234"};
+  config = {{"model_type", type}, {"text_config", config}, {"vision_config", {{"model_type", "siglip_vision_model"}}}};
+}
+void wrap_old(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "llava", "language_model.model.", "language_model."); }
+void wrap_new(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "internvl", "model.language_model.", ""); }
+void wrap_idefics(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "smolvlm", "model.text_model.", ""); }
+void wrap_cohere(RawTensors& tensors, nlohmann::json& config) { wrap(tensors, config, "aya_vision", "language_model.model.", "language_model."); }
+
+INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest,
+                         testing::Values(LayoutCase{"granite4", "granite", as_hybrid}, LayoutCase{"stacked", "qwen3_moe", stack_plain},
+                                         LayoutCase{"stacked_wrapped", "qwen3_moe", stack_wrapped}, LayoutCase{"stacked", "qwen2_moe", stack_plain},
+                                         LayoutCase{"stacked", "olmoe", stack_plain}, LayoutCase{"stacked", "glm4_moe", stack_plain},
+                                         LayoutCase{"stacked", "dots1", stack_plain}, LayoutCase{"stacked", "hunyuan_moe", stack_plain},
+                                         LayoutCase{"stacked", "ernie4_5_moe", stack_ernie}, LayoutCase{"stacked", "mixtral", stack_mixtral},
+                                         LayoutCase{"stacked", "minimax_m2", stack_mixtral}, LayoutCase{"stacked", "phimoe", stack_phimoe},
+                                         LayoutCase{"renamed", "granitemoe", name_granitemoe}, LayoutCase{"renamed", "granitemoeshared", name_granitemoe},
+                                         LayoutCase{"llava", "llama", wrap_old}, LayoutCase{"internvl", "qwen2", wrap_new},
+                                         LayoutCase{"smolvlm", "llama", wrap_idefics}, LayoutCase{"aya_vision", "cohere2", wrap_cohere}));
+
+/// NVFP4 of compressed-tensors as Model Optimizer writes it: scales of all of a matrix multiply there, and divide here.
+void as_model_optimizer(RawTensors& tensors, nlohmann::json& config) {
+  config["quantization_config"] = {{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}, {"ignore", {"lm_head"}}};
+  rename_all(tensors, ".weight_packed", ".weight");
+  for (const std::string& name : names_of(tensors)) {
+    if (!name.ends_with(".weight_global_scale")) continue;
+    RawTensor scale = take(tensors, name);
+    float global = 0;
+    std::memcpy(&global, scale.bytes.data(), sizeof global);
+    global = 1 / global;
+    std::memcpy(scale.bytes.data(), &global, sizeof global);
+    scale.shape.clear();
+    const std::string stem = name.substr(0, name.rfind('.'));
+    tensors[stem + ".weight_scale_2"] = scale;
+    tensors[stem + ".input_scale"] = scale;  // unused
+  }
+}
+
+TEST(ModelOptimizer, Nvfp4IsThatOfCompressedTensors) {
+  constexpr const char* kName = "quantized-nvfp4";
+  const Golden golden = load_golden(kName);
+  const auto all = [](size_t) { return 1000; };
+  const nlohmann::json config = nlohmann::json::parse(read_whole(fixture(kName) + "/config.json"));
+  const RawTensors as_shipped = read_raw_tensors(fixture(kName) + "/model.safetensors");
+  RawTensors rounded = as_shipped;  // to powers of 2, where to divide is to multiply
+  for (auto& [name, tensor] : rounded) {
+    if (!name.ends_with(".weight_global_scale")) continue;
+    float global = 0;
+    std::memcpy(&global, tensor.bytes.data(), sizeof global);
+    global = std::exp2(std::floor(std::log2(global)));
+    std::memcpy(tensor.bytes.data(), &global, sizeof global);
+  }
+  TestFolder folder;
+  const auto logits_of = [&](RawTensors tensors, bool changed, const Backend& backend) {
+    nlohmann::json own = config;
+    if (changed) as_model_optimizer(tensors, own);
+    folder.put("model.safetensors", as_safetensors(tensors));
+    folder.put("config.json", own.dump());
+    const auto kernels = make_kernels(backend);
+    WholeModel model(folder.path().string(), *kernels, backend.dtype);
+    return model.run(golden.prompts, all);
+  };
+  for (const Backend& backend :
+       {Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16}, Backend{"cuda_emulated", DType::kBF16}}) {
+    if (backend.name == "cpu" && backend.dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    EXPECT_EQ(logits_of(rounded, true, backend), logits_of(rounded, false, backend)) << backend;
+    EXPECT_LE(difference_of(logits_of(as_shipped, true, backend), golden.logits).largest, 2 * tolerance(backend, golden).largest) << backend;
+  }
+  RawTensors scaled = as_shipped;
+  nlohmann::json own = config;
+  as_model_optimizer(scaled, own);
+  scaled["model.layers.1.mlp.up_proj.pre_quant_scale"] = {"F32", {1}, "1234"};
+  folder.put("model.safetensors", as_safetensors(scaled));
+  folder.put("config.json", own.dump());
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); }), testing::HasSubstr("up_proj.pre_quant_scale' is there"));
+}
+
+TEST(StackedExperts, OfOtherSizesAreRefused) {
+  RawTensors tensors = read_raw_tensors(fixture("qwen3_moe") + "/model.safetensors");
+  stack(tensors, {"mlp", "gate_proj", "up_proj", "down_proj"});
+  TestFolder folder;
+  folder.put("config.json", read_whole(fixture("qwen3_moe") + "/config.json"));
+  const auto refusal_with = [&](const std::string& name) {
+    RawTensors changed = tensors;
+    std::swap(changed.at(name).shape[0], changed.at(name).shape[1]);
+    folder.put("model.safetensors", as_safetensors(changed));
+    return error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); });
+  };
+  for (const char* name : {"model.layers.2.mlp.experts.gate_up_proj", "model.layers.2.mlp.experts.down_proj"})
+    EXPECT_THAT(refusal_with(name), testing::AllOf(testing::HasSubstr(name), testing::HasSubstr("do not belong together")));
+}
+
 struct GgufCase {
   const char *name, *architecture;
   const char* patch = "{}";  ///< of config.json: what a GGUF of the architecture cannot say otherwise
@@ -597,6 +784,34 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
   const auto all = [](size_t) { return 1000; };
   EXPECT_LE(difference_of(from_gguf.run(golden.prompts, all), from_folder.run(golden.prompts, all)).largest, 1e-4f);
 }
+
+/// Experts as files may have them, in F32 and in blocks.
+struct GgufExpertsCase {
+  const char *name, *architecture;
+  GgufExperts experts;
+  bool in_q8_0;
+  friend std::ostream& operator<<(std::ostream& out, const GgufExpertsCase& one) { return out << one.name; }
+};
+class GgufExpertsTest : public testing::TestWithParam<GgufExpertsCase> {};
+TEST_P(GgufExpertsTest, GiveTheSameLogits) {
+  const GgufExpertsCase& one = GetParam();
+  const Golden golden = load_golden(one.name);
+  TestFolder folder;
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(one.name) + "/config.json"));
+  config.erase("sliding_window");
+  const auto logits_of = [&](GgufExperts experts) {
+    const std::string gguf = folder.put("m.gguf", as_gguf(fixture(one.name), config, one.architecture, {}, one.in_q8_0, experts));
+    const auto kernels = make_reference_kernels();
+    WholeModel model(gguf, *kernels, DType::kF32);
+    return model.run(golden.prompts, [](size_t) { return 1000; });
+  };
+  EXPECT_EQ(logits_of(one.experts), logits_of(GgufExperts::kStacked));
+}
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, GgufExpertsTest,
+    testing::Values(GgufExpertsCase{"qwen3_moe", "qwen3moe", GgufExperts::kPairs, false}, GgufExpertsCase{"qwen3_moe", "qwen3moe", GgufExperts::kPairs, true},
+                    GgufExpertsCase{"olmoe", "olmoe", GgufExperts::kPairs, false}, GgufExpertsCase{"glm4_moe", "glm4moe", GgufExperts::kPairs, false},
+                    GgufExpertsCase{"mixtral", "llama", GgufExperts::kApart, false}, GgufExpertsCase{"mixtral", "llama", GgufExperts::kApart, true}));
 
 /// Quantized matrices, the embedding among them, by the GPU's kernels: what the reference makes of the same file, and for whatever cuts the same bits.
 class GgufOnAGpu : public testing::TestWithParam<const char*> {};

@@ -22,6 +22,7 @@
 #include "model/architecture.h"
 #include "model/gguf_model.h"
 #include "model/parts/experts.h"
+#include "model/stacked_experts.h"
 
 namespace flexgen {
 namespace {
@@ -384,7 +385,9 @@ std::unique_ptr<Model> Model::load(const std::string& directory, const std::vect
   if (const std::filesystem::path adapter = std::filesystem::path(directory) / "adapter_config.json"; file_is_there(adapter.string()))
     spdlog::warn("{}: the adapter (LoRA) beside the weights is left out; answers are those of the weights alone. If they should have it, merge it first",
                  directory);
-  return build(config, Checkpoint::open(directory), directory);
+  Checkpoint checkpoint = Checkpoint::open(directory);
+  name_stacked_experts(checkpoint, config, directory);
+  return build(config, checkpoint, directory);
 }
 
 std::unique_ptr<Model> Model::of_shape(const ModelConfig& config, DType dtype) {

@@ -43,7 +43,9 @@ void name_makers_fields(ConfigFields& fields) {
                    "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input", "enable_minmax_tuning",
                    "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks",
                    "multimodal", "super_bits", "super_group_size", "mse", "provider", "producer", "version", "quantization_status",
-                   "global_compression_ratio", "calib_data", "static_kv_dtype", "model_free"});
+                   "global_compression_ratio", "calib_data", "static_kv_dtype", "model_free", "pack_impl", "offload_to_disk", "offload_to_disk_path",
+                   "gc_mode", "vram_strategy", "wait_for_submodule_finalizers", "auto_forward_data_parallel", "failsafe", "fallback", "hessian",
+                   "mock_quantization", "gptaq", "gptaq_alpha"});
   // clang-format on
 }
 
@@ -78,6 +80,21 @@ void tell_of_inputs(const ConfigFields& fields, bool is_static) {
                fields.source(), is_static ? " with scales that the files hold" : "");
 }
 
+/// AutoRound says of the same what it says of its other types too.
+void read_fp8_of_auto_round(ConfigFields& fields) {
+  fields.only("bits", 8);
+  if (const std::string type = fields.text_or("data_type", "fp8"); type != "fp") fields.only("data_type", "fp8");
+  fields.only("sym", true);
+  if (const Json* block = fields.find("group_size")) {
+    const Json* of_scales = fields.find("weight_block_size");
+    fields.only("group_size", of_scales ? *of_scales : *block);
+    if (!of_scales) fields.refuse("group_size", "is there, and weight_block_size is not, which says how scales lie");
+  }
+  fields.only("rotation_configs", nullptr);
+  fields.harmless({"packing_format", "act_bits", "act_data_type", "act_dynamic", "act_group_size", "act_sym", "quant_block_list", "supported_types",
+                   "static_kv_granularity", "static_attention_granularity", "static_attention_dtype"});
+}
+
 /// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
 void read_fp8(ConfigFields& fields, Quantization& quantization) {
   if (const std::string code = fields.text_or("fmt", "e4m3"); code != "float8_e4m3fn") fields.only("fmt", "e4m3");  // MiniMax's name of the same
@@ -91,6 +108,7 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
   if (!is_null) quantization.schemes.push_back(of_blocks);
   // Where nothing is said, transformers means blocks, and AutoFP8 one scale a matrix: the scales' shapes tell.
   if (!fields.find("weight_block_size")) quantization.schemes.push_back(of_matrices);
+  read_fp8_of_auto_round(fields);
   fields.harmless({"scale_fmt", "dequantize", "kv_cache_scheme"});  // scales have a type of their own in the files; the cache's type is the job's choice
   tell_of_inputs(fields, inputs == "static");
 }
@@ -105,11 +123,16 @@ void read_fbgemm_fp8(ConfigFields& fields, Quantization& quantization) {
 /// NVIDIA's Model Optimizer.
 void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
   const std::string algorithm = fields.text_or("quant_algo", "");
-  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN")
-    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8 and FP8_PER_CHANNEL_PER_TOKEN", printable(algorithm)));
-  quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN" && algorithm != "NVFP4")
+    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8, FP8_PER_CHANNEL_PER_TOKEN and NVFP4", printable(algorithm)));
+  if (algorithm == "NVFP4") {
+    fields.only("group_size", 16);
+    quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 16});
+  } else {
+    quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+  }
   fields.harmless({"kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "group_size"});  // the cache's type is the job's choice
-  tell_of_inputs(fields, algorithm == "FP8");
+  tell_of_inputs(fields, algorithm != "FP8_PER_CHANNEL_PER_TOKEN");
 }
 
 /// The weights of one of compressed-tensors' groups; none where it is of inputs alone.
@@ -155,9 +178,25 @@ std::optional<QuantizationScheme> read_compressed_group(ConfigFields& group, con
   return scheme;
 }
 
+/// What is done to weights or inputs beside the groups.
+void refuse_other_transforms(ConfigFields& fields) {
+  if (const Json* sparsity = fields.find("sparsity_config");
+      sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
+    fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
+  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty())
+    fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
+  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty())
+    fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+}
+
 void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
   const std::string format = fields.text_or("format", "");
   const Json* groups = fields.find("config_groups");
+  if (const Json* cache = fields.find("kv_cache_scheme"); cache && groups && groups->is_object() && groups->empty()) {
+    spdlog::info("{}: says of the KV cache alone that it is quantized; weights are plain, and the type of the cache is --kv-cache-dtype", fields.source());
+    quantization.method = Method::kNone;
+    return refuse_other_transforms(fields);
+  }
   if (!groups || !groups->is_object() || groups->empty()) fields.refuse("config_groups", "is missing, or no object; fetch the file again");
   ConfigFields all = fields.inner(*groups, "config_groups");
   for (const auto& [name, group] : groups->items()) {
@@ -169,19 +208,21 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
   }
   if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
   fields.harmless({"kv_cache_scheme"});  // the cache's type is the job's choice
-  if (const Json* sparsity = fields.find("sparsity_config");
-      sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
-    fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
-  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty())
-    fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
-  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty())
-    fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+  refuse_other_transforms(fields);
 }
 
 /// gpt-oss's (OCP Microscaling Formats 2023); of which matrices is the family's to say.
 void read_mxfp4(ConfigFields& fields, Quantization& quantization) {
   fields.harmless({"dequantize"});
   quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 32});
+}
+
+/// Fields of AutoRound's, which it also writes where it packs and names its files as GPTQ or AutoAWQ do.
+void read_auto_round_fields(ConfigFields& fields) {
+  fields.only("data_type", "int");
+  if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
+  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
+                   "static_attention_granularity", "static_attention_dtype"});
 }
 
 /// What GPTQ, AWQ and AutoRound have in common.
@@ -195,6 +236,7 @@ QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   fields.only("is_marlin_format", false);
   fields.only("rotation", nullptr);
   fields.only("method", fields.text_or("quant_method", ""));  // GPTQModel says it twice
+  read_auto_round_fields(fields);
   return scheme;
 }
 
@@ -251,10 +293,6 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   const bool is_old = quantization.name == "intel/auto-round" && !fields.find("packing_format");
   const std::string packing = is_old ? packing_of_kernels(fields) : lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
   const QuantizationScheme scheme = read_bits_and_groups(fields);
-  fields.only("data_type", "int");
-  if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
-  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
-                   "static_attention_granularity", "static_attention_dtype"});
   fields.only("rotation_configs", nullptr);
   if (const Json* extra = fields.find("extra_config")) {
     const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {

@@ -11,6 +11,7 @@
 #include "io/python_json.h"
 #include "io/whole_file.h"
 #include "model/architecture.h"
+#include "model/text_part.h"
 
 namespace flexgen {
 namespace {
@@ -141,30 +142,6 @@ void leave_out_unreachable_ends(ModelConfig& config, const std::string& source_n
   spdlog::warn(
       "{}: 'eos_token_id' (generation_config.json's, if it has one) names the token {}, and the vocabulary has {} tokens: no answer ends by it{}; correct the file",
       source_name, first, config.vocab_size, config.eos.empty() ? ", and none before max_tokens or a stop string" : "");
-}
-
-/// Models of text and images whose text part is one that flexgen knows: all that is the text model's is in an object of its own.
-bool holds_text_model(const Json& json) {
-  const auto type = json.find("model_type");
-  if (type == json.end() || !json.contains("text_config")) return false;
-  constexpr const char* kTypes[]{"gemma3", "gemma4", "gemma4_unified", "mistral3"};
-  return std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* known) { return *type == known; });
-}
-
-/// The text model's object, with what stands beside it for both. The rest is of images, which are not read.
-Json text_part(const Json& json, const std::string& source) {
-  Json text = json.at("text_config");
-  if (!text.is_object() || !text.contains("model_type")) fail_user("{}: 'text_config' must be an object with a model_type", source);
-  for (const char* name :
-       {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
-    if (json.contains(name) && !text.contains(name)) text[name] = json.at(name);
-  // What begins and ends a text is the outer object's, as transformers' GenerationConfig has it.
-  for (const char* name : {"bos_token_id", "eos_token_id"})
-    if (json.contains(name) && !json.at(name).is_null()) text[name] = json.at(name);
-  text.erase("architectures");
-  spdlog::info("{}: a '{}' takes images too; flexgen runs its text part, {}, alone", source, json.at("model_type").get<std::string>(),
-               printable(text.at("model_type").dump()));
-  return text;
 }
 
 std::string read_text(const std::filesystem::path& path) { return read_whole_file(path.string(), kMaxFileBytes); }

@@ -46,6 +46,7 @@ double scale_as_yarn(ConfigFields& rope, int64_t original, int64_t* max_position
   // Some files keep the old context in max_position_embeddings.
   *max_positions = std::max<int64_t>(*max_positions, std::llround(std::min(1e9, factor * static_cast<double>(original))));
   const double fast = rope.positive_or("beta_fast", 32, kLargest), slow = rope.positive_or("beta_slow", 1, kLargest);
+  for (const char* name : {"attn_factor", "extrapolation_factor"}) rope.only(name, 1);  // transformers reads neither, others do
   const double all_dim = read_mscale(rope, "mscale_all_dim"), own = read_mscale(rope, "mscale");
   auto mscale = [&](double of) { return factor <= 1 ? 1.0 : 0.1 * of * std::log(factor) + 1.0; };
   const double fallback = own != 0 && all_dim != 0 ? mscale(own) / mscale(all_dim) : mscale(1);

@@ -31,11 +31,15 @@ inline std::string as_q8_0(const std::vector<float>& values) {
   return bytes;
 }
 
+/// How a file has experts: a tensor for each matrix of a block's, one for their gates and ups together, or, as in 2023, a tensor for each expert's.
+enum class GgufExperts : uint8_t { kStacked, kPairs, kApart };
+
 /// Converts one checkpoint to a GGUF in F32, or with matrices whose rows are whole blocks in q8_0.
 class AsGguf {
  public:
-  AsGguf(const nlohmann::json& config, std::string architecture)
-      : config_(config), architecture_(std::move(architecture)), start_(architecture_ + "."), is_gemma_(architecture_.starts_with("gemma")) {}
+  AsGguf(const nlohmann::json& config, std::string architecture, GgufExperts experts)
+      : config_(config), architecture_(std::move(architecture)), start_(architecture_ + "."), is_gemma_(architecture_.starts_with("gemma")), experts_(experts) {
+  }
 
   /// `rope_factors`: Llama 3's scaling as divisors; none: no such tensor.
   std::string convert(const std::string& directory, const std::vector<float>& rope_factors, bool in_q8_0 = false) {
@@ -44,6 +48,7 @@ class AsGguf {
     read(Checkpoint::open(directory));
     cut_pairs();
     stack_experts();
+    join_pairs();
     for (auto& [name, tensor] : tensors_) {
       turn(name, tensor);
       if (name.ends_with("shared_expert_gate.weight")) tensor.shape.erase(tensor.shape.begin());
@@ -183,6 +188,11 @@ class AsGguf {
         others[name] = tensor;
         continue;
       }
+      if (experts_ == GgufExperts::kApart) {  // "mlp.w1.3.weight" is named as the others are
+        const size_t kind = name.rfind('.');
+        others[name.substr(0, at) + name.substr(end, kind - end) + name.substr(at + 8, end - at - 8) + name.substr(kind)] = tensor;
+        continue;
+      }
       const auto expert = static_cast<size_t>(std::stoi(name.substr(at + 9, end - at - 9)));
       Tensor& to = others[name.substr(0, at + 8) + name.substr(end)];
       if (to.shape.empty()) {
@@ -192,6 +202,27 @@ class AsGguf {
       ++to.shape[0];
       to.values.resize(std::max(to.values.size(), (expert + 1) * tensor.values.size()));
       std::copy(tensor.values.begin(), tensor.values.end(), to.values.begin() + static_cast<std::ptrdiff_t>(expert * tensor.values.size()));
+    }
+    tensors_ = std::move(others);
+  }
+
+  /// Of each expert gate, then up.
+  void join_pairs() {
+    std::map<std::string, Tensor> others;
+    for (const auto& [name, gate] : tensors_) {
+      const size_t at = name.find(".experts.gate_proj.");
+      if (experts_ != GgufExperts::kPairs || at == std::string::npos) {
+        if (experts_ != GgufExperts::kPairs || name.find(".experts.up_proj.") == std::string::npos) others[name] = gate;
+        continue;
+      }
+      const Tensor& up = tensors_.at(std::string(name).replace(at, 19, ".experts.up_proj."));
+      Tensor& to = others[std::string(name).replace(at, 19, ".experts.gate_up_proj.")];
+      to.shape = gate.shape;
+      to.shape[1] *= 2;
+      const auto size = static_cast<std::ptrdiff_t>(gate.values.size()) / gate.shape[0];
+      for (std::ptrdiff_t expert = 0; expert < gate.shape[0]; ++expert)
+        for (const Tensor* half : {&gate, &up})
+          to.values.insert(to.values.end(), half->values.begin() + expert * size, half->values.begin() + (expert + 1) * size);
     }
     tensors_ = std::move(others);
   }
@@ -243,7 +274,11 @@ class AsGguf {
                                                                          {"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
                                                                          {"mlp.shared_expert.up_proj", "ffn_up_shexp"},
                                                                          {"mlp.shared_expert.down_proj", "ffn_down_shexp"},
+                                                                         {"mlp.experts.gate_up_proj", "ffn_gate_up_exps"},
                                                                          {"mlp.experts.gate_proj", "ffn_gate_exps"},
+                                                                         {"mlp.w1.", "ffn_gate."},
+                                                                         {"mlp.w3.", "ffn_up."},
+                                                                         {"mlp.w2.", "ffn_down."},
                                                                          {"mlp.experts.up_proj", "ffn_up_exps"},
                                                                          {"mlp.experts.down_proj", "ffn_down_exps"},
                                                                          {"mlp.router", "ffn_gate_inp"},
@@ -268,13 +303,14 @@ class AsGguf {
   const nlohmann::json& config_;
   const std::string architecture_, start_;
   const bool is_gemma_;
+  const GgufExperts experts_;
   TestGguf gguf_;
   std::map<std::string, Tensor> tensors_;
 };
 
 inline std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors,
-                           bool in_q8_0 = false) {
-  return AsGguf(config, architecture).convert(directory, rope_factors, in_q8_0);
+                           bool in_q8_0 = false, GgufExperts experts = GgufExperts::kStacked) {
+  return AsGguf(config, architecture, experts).convert(directory, rope_factors, in_q8_0);
 }
 
 }  // namespace flexgen

@@ -7,7 +7,8 @@
 // in fp32; the difference is exact, so all ways of computing give the same bits. What lies where, of G = num_groups scales a row and N = stored_rows:
 //     kFp8      e4m3 [rows, cols]; scales [rows / scale_rows, G]
 //     kCodes8   int8 [rows, cols]; likewise
-//     kFp4      e2m1 [rows, cols / 2], the lower half of a byte first; scales [rows, G], with `has_global` each divided by one for all
+//     kFp4      e2m1 [rows, cols / 2], the lower half of a byte first; scales [rows, G], with `has_global` each divided by one for all, or with
+//                          `global_multiplies` multiplied by it
 //     kPacked4, kPacked8   words [rows, cols / 8 or 4], the lowest bits first; scales [rows, G]; zeros, words [rows / 8 or 4, G] likewise along rows,
 //                          or 8 and 128; order [cols], or none
 //     kGptq4, kGptq8       words [cols / 8 or 4, N], likewise along columns; scales [G, N]; zeros, words [G, N / 8 or 4] along rows, in GPTQ's first
@@ -41,7 +42,8 @@ struct CodeFormat {
   int64_t num_groups = 1;
   int64_t stored_rows = 0;  ///< kGptq4, kGptq8, kAwq4: of the whole tensor
   bool has_zeros = false, has_order = false, has_global = false;
-  bool zeros_less_one = false;  ///< GPTQ's first form
+  bool global_multiplies = false;  ///< Model Optimizer's
+  bool zeros_less_one = false;     ///< GPTQ's first form
 
   /// Where the scales of a row of a piece begin.
   constexpr int64_t first_scale(int64_t row) const { return (scale_rows == 0 ? 0 : row / scale_rows) * num_groups; }
@@ -124,7 +126,9 @@ FLEXGEN_SCALED_CODE int64_t ordered_group(const CodeFormat& format, const std::b
 /// Scale of group `group` of a row of a piece; codes that lie by rows.
 FLEXGEN_SCALED_CODE float row_scale(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
   const float scale = scale_at(piece.beside[kScales], format.scale_type, format.first_scale(row) + group);
-  return format.has_global ? scale / scale_at(piece.beside[kGlobal], ScaleType::kF32, 0) : scale;
+  if (!format.has_global) return scale;
+  const float global = scale_at(piece.beside[kGlobal], ScaleType::kF32, 0);
+  return format.global_multiplies ? scale * global : scale / global;
 }
 
 /// Scales of groups [first, first + count) of it: a loop for each type, as a vector wants.
@@ -142,7 +146,10 @@ FLEXGEN_SCALED_CODE void row_scales(const CodeFormat& format, const WeightPiece&
   }
   if (!format.has_global) return;
   const float global = scale_at(piece.beside[kGlobal], ScaleType::kF32, 0);
-  for (int64_t i = 0; i < count; ++i) out[i] /= global;
+  if (format.global_multiplies)
+    for (int64_t i = 0; i < count; ++i) out[i] *= global;
+  else
+    for (int64_t i = 0; i < count; ++i) out[i] /= global;
 }
 
 /// Zero point likewise.

@@ -38,6 +38,7 @@ constexpr const char* kDeepseekAsian = R"([\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{a
 constexpr const char* kDeepseekSplits[]{"[\\r\\n]", kDeepseekLetters, R"(\s?[!-/:-~\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff5e}\x{2018}-\x{201f}\x{3000}-\x{3002}]+)",
                                         "\\s+$",    kDeepseekAsian,   R"(\p{N}+)"};
 constexpr const char* kDeepseekCoderSplits[]{"[\\r\\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepseekAsian, R"(\p{N})"};
+constexpr const char* kVikingSplits[]{" ?[^(\\s|.,!?…。，、।۔،)]+", R"(\p{N})"};
 constexpr const char* kSeedCoderPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 /// How a text is split before its merges, by the name that llama.cpp gives it (tokenizer.ggml.pre).
@@ -80,6 +81,8 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"olmo", nullptr, false, true},
                                   {"starcoder", nullptr, true},
                                   {"refact", nullptr, true},
+                                  {"minerva-7b", nullptr, true},
+                                  {"viking", nullptr, false, false, false, false, kVikingSplits},
                                   {"command-r", nullptr, true, true},
                                   {"deepseek-llm", nullptr, false, false, false, false, kDeepseekSplits},
                                   {"deepseek-coder", nullptr, false, false, false, false, kDeepseekCoderSplits},

@@ -98,6 +98,8 @@ TEST(GgufTokenizer, SplitsInSeveralSteps) {
   EXPECT_THAT(encode("deepseek-llm", "a\xc3\xa9\xd7\x90"), ElementsAre(0, 14, 15, 17, 18));  // those of ASCII (":-~" has them), those with capitals, others
   EXPECT_THAT(encode("seed-coder", "a,\n11"), ElementsAre(0, 1, 7, 5, 5));
   EXPECT_THAT(encode("qwen2", "a,\n11"), ElementsAre(0, 9, 5, 5));
+  EXPECT_THAT(encode("viking", "a,\n11"), ElementsAre(0, 9, 5, 5));  // what is no word is together
+  EXPECT_THAT(encode("minerva-7b", "a,\n11"), ElementsAre(0, 1, 7, 5, 5));
 }
 
 // Other names of splits, as llama.cpp has them.

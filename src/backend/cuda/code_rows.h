@@ -58,7 +58,10 @@ FLEXGEN_CODE CodeScale row_group_scale(const CodesOnDevice& codes, int64_t row, 
   const CodeFormat& format = codes.format;
   if (group == format.num_groups) return {0, not_a_number()};
   CodeScale of{0, scale_of(codes.scales, format.scale_type, format.first_scale(row) + group)};
-  if (format.has_global) of.scale /= scale_of(codes.global, ScaleType::kF32, 0);
+  if (format.has_global) {
+    const float global = scale_of(codes.global, ScaleType::kF32, 0);
+    of.scale = format.global_multiplies ? of.scale * global : of.scale / global;
+  }
   if constexpr (kType == DType::kPacked4 || kType == DType::kPacked8) {
     constexpr int kPerWord = static_cast<int>(codes_per_word(kType)), kBits = 32 / kPerWord;
     of.zero = !format.has_zeros

@@ -18,12 +18,13 @@ class Nemotron : public Decoder {
     read_heads(fields, m);
     read_ungated(fields, m, "hidden_act", "relu2");
     read_layer_norm(fields, m, true, "norm_eps");
+    fields.only("layer_norm_eps", fields.positive_or("norm_eps", 1e-5, 1));  // not read by transformers' class
     m.norm_offset = 1;
     fields.only("kv_channels", m.head_size);  // said twice
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     m.mlp_bias = fields.flag_or("mlp_bias", false);
-    m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.5})};
+    m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.5, .partial_too = "rope_percent"})};
     set_all_blocks(m);
   }
 };
