@@ -30,6 +30,7 @@
 #include "model/model.h"
 #include "tables/judged_value.h"
 #include "tables/table_writer.h"
+#include "text/grammar/schema_options.h"
 #include "text/jinja/json_values.h"
 #include "text/unicode.h"
 
@@ -162,10 +163,11 @@ void MapJob::read_schema() {
   const std::string text = file_of(options_.json_schema, "--json-schema");
   parse_checked_json(text, 200, "--json-schema " + options_.json_schema, "it", "correct it");
   const OrderedJson schema = parse_json<OrderedJson>(text, options_.json_schema);
-  const auto properties = schema.is_object() ? schema.find("properties") : schema.end();
-  if (!schema.is_object() || properties == schema.end() || !properties->is_object() || properties->empty())
+  const OrderedJson* const object = target_of(schema, schema);
+  const OrderedJson properties = object && object->is_object() ? object->value("properties", OrderedJson()) : OrderedJson();
+  if (!properties.is_object() || properties.empty())
     fail_user("--json-schema {}: it must be the schema of an object with properties; each of these becomes a column", options_.json_schema);
-  for (const auto& [name, property] : properties->items()) schema_fields_.push_back(name);
+  for (const auto& [name, property] : properties.items()) schema_fields_.push_back(name);
   try {
     if (options_.dry_run == 0) schema_grammar(text);  // each row's line would be refused for the same
   } catch (const Error& error) {

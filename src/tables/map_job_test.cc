@@ -74,5 +74,14 @@ TEST_F(MapJobs, WhatIsRightMustBeAnObjectWhereTheAnswerIsOne) {
   }
 }
 
+TEST_F(MapJobs, ASchemaMayReferToTheObjectThatItIs) {
+  MapOptions options = options_of("t.csv", "q\n1\n");
+  options.json_schema =
+      folder_.put("schema.json", R"({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {}, "next": {"$ref": "#/$defs/A"}}}}})");
+  EXPECT_NO_THROW(MapJob(options, ""));
+  options.json_schema = folder_.put("none.json", R"({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}})");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { MapJob(options, ""); }), HasSubstr("an object with properties"));
+}
+
 }  // namespace
 }  // namespace flexgen::map_job_test

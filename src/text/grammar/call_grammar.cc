@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "text/grammar/json_schema.h"
+#include "text/grammar/schema_options.h"
 
 namespace flexgen {
 namespace {
@@ -50,20 +51,27 @@ void check_name(const std::string& name) {
     fail_user("has a function whose name is not 1 to {} letters, digits, '_', '-' and '.', so its calls cannot be held to a form", kMaxNameBytes);
 }
 
+/// Whether parameters stand for none: no keyword says anything of what an object may hold.
+bool are_none(const OrderedJson& parameters) {
+  const auto says_nothing = [](const auto& member) {
+    const std::string& name = member.key();
+    const OrderedJson& value = member.value();
+    return is_schema_note(name) || (name == "type" && value == "object") || (name == "properties" && value == OrderedJson::object()) ||
+           (name == "required" && value == OrderedJson::array());
+  };
+  return parameters.is_object() && std::all_of(parameters.items().begin(), parameters.items().end(), says_nothing);
+}
+
 /// A function's arguments are an object; without properties it takes none.
 std::string schema_of(const CallableFunction& function, double* pattern_characters) {
   if (!function.strict) return R"({"type":"object","additionalProperties":true})";
   const std::string none = R"({"type":"object","additionalProperties":false})";
   if (function.parameters.empty()) return none;
   try {
-    const OrderedJson given = json_or_none<OrderedJson>(function.parameters);
-    const auto says = [&](const char* name) { return given.is_object() && given.contains(name); };
-    const bool more = says("additionalProperties") || says("patternProperties") || says("propertyNames");
-    if (given.is_object() && (given.empty() || (!more && (!says("properties") || given["properties"].empty()) && says("type") && given["type"] == "object")))
-      return none;
+    if (are_none(json_or_none<OrderedJson>(function.parameters))) return none;
     std::string schema = honoured_schema(function.parameters, pattern_characters);
     const OrderedJson read = parse_json<OrderedJson>(schema, "the schema");
-    if (!read.contains("type") || read["type"] != "object") fail_user("it must be of the type \"object\"");
+    if (!allows_only(read, {"object"}, read)) fail_user("it must be of the type \"object\"");
     return schema;
   } catch (const Error& error) {
     fail_user("has the function '{}', whose parameters cannot be followed: {}", function.name, error.what());

@@ -186,6 +186,31 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
   EXPECT_THAT(why({"f", R"({"type": "string"})", true}), HasSubstr("'f', whose parameters cannot be followed: it must be of the type"));
   EXPECT_THAT(why({"f", R"({"type": "object", "properties": {"a": {"not": {}}}})", true}), HasSubstr("properties/a"));
   EXPECT_EQ(why({"f", R"({"type": "object", "properties": {}})", true}), "taken");
+  for (const char* none : {R"("required": ["a"])", R"("not": {"maxProperties": 0})", R"("if": {}, "then": {})", R"("unevaluatedProperties": false)",
+                           R"("propertys": {"a": {}})", R"("properties": {}, "required": ["a"])"})
+    EXPECT_THAT(why({"f", fmt::format(R"({{"type": "object", {}}})", none), true}), HasSubstr("'f', whose parameters cannot be followed")) << none;
+  EXPECT_THAT(why({"f", R"({"anyOf": [{"type": "object"}, {"type": "null"}]})", true}), HasSubstr("it must be of the type"));
+}
+
+// They stood for none, whatever else they said.
+TEST_P(CallGrammars, FollowParametersWithoutPropertiesOfTheirOwn) {
+  const auto arguments = [&](const char* parameters, const std::string& given) {
+    return takes({{{"f", parameters, true}}, CallForm::kLlama}, R"({"name": "f", "parameters": )" + given + "}");
+  };
+  const std::string city = R"({"city": "Oslo"})", as_value = R"({"city":"Oslo"})";
+  for (const char* parameters :
+       {R"({"type": "object", "oneOf": [{"properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"]}]})",
+        R"({"type": "object", "anyOf": [{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}, {"const": {"zip": 1}}]})",
+        R"({"type": "object", "allOf": [{"$ref": "#/$defs/A"}], "$defs": {"A": {"type": "object", "properties": {"city": {}}, "required": ["city"]}}})",
+        R"({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"city": {}, "next": {"$ref": "#/$defs/A"}}, "required": ["city"]}}})",
+        R"({"type": "object", "minProperties": 1})", R"({"type": "object", "enum": [{"city": "Oslo"}]})", R"({"type": "object", "const": {"city": "Oslo"}})"}) {
+    EXPECT_TRUE(arguments(parameters, city) || arguments(parameters, as_value)) << parameters;
+    EXPECT_FALSE(arguments(parameters, "{}")) << parameters;
+  }
+  for (const char* none : {"", "{}", R"({"type": "object"})", R"({"title": "t", "type": "object", "properties": {}, "required": []})"}) {
+    EXPECT_TRUE(arguments(none, "{}")) << none;
+    EXPECT_FALSE(arguments(none, city)) << none;
+  }
 }
 
 TEST(CallGrammar, PatternsOfAllFunctionsAreBoundedTogether) {

@@ -709,6 +709,50 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
   }
 }
 
+TEST(JsonSchema, NarrowsBoundsOfWholeNumbersThatAreTooLong) {
+  EXPECT_EQ(honoured_schema(R"({"type":"integer","minimum":-9007199254740991,"maximum":9007199254740991})"),
+            R"({"type":"integer","minimum":-999999999999999,"maximum":999999999999999})");
+  EXPECT_EQ(honoured_schema(R"({"type":"integer","exclusiveMinimum":-9223372036854775808,"exclusiveMaximum":18446744073709551615})"),
+            R"({"type":"integer","exclusiveMinimum":-1000000000000000,"exclusiveMaximum":1000000000000000})");
+  EXPECT_EQ(honoured_schema(R"({"type":"integer","format":"uint32","minimum":0})"), R"({"type":"integer","minimum":0,"maximum":4294967295})");
+  EXPECT_EQ(honoured_schema(R"({"type":"integer","format":"uint"})"), R"({"type":"integer","minimum":0,"maximum":999999999999999})");
+  EXPECT_EQ(honoured_schema(R"({"type":"integer","format":"uint8","exclusiveMinimum":0})"), R"({"type":"integer","exclusiveMinimum":0,"maximum":255})");
+  for (const char* none : {R"({"type":"integer","minimum":9007199254740991})", R"({"type":"integer","maximum":-1e16})", R"({"type":"number","maximum":1e16})",
+                           R"({"type":"integer","format":"uint","exclusiveMinimum":-5})"})
+    EXPECT_THROW(honoured_schema(none), Error) << none;
+}
+
+TEST(JsonSchema, LeavesOutWhatSaysTheSameTwice) {
+  EXPECT_EQ(honoured_schema(R"({"const":"cat","enum":["cat","dog"],"type":"string"})"), R"({"const":"cat"})");
+  EXPECT_EQ(honoured_schema(R"({"enum":["","ab","é",3],"minLength":1,"maxLength":1})"), R"({"enum":["é",3]})");
+  EXPECT_EQ(honoured_schema(R"({"type":"string","anyOf":[{"const":"a"},{"enum":["b"]},{"minLength":3}]})"),
+            R"({"anyOf":[{"const":"a"},{"enum":["b"]},{"minLength":3,"type":"string"}]})");
+  EXPECT_EQ(honoured_schema(R"({"type":"number","oneOf":[{"type":"integer","maximum":1},{"const":2.5}]})"),
+            R"({"oneOf":[{"type":"integer","maximum":1},{"const":2.5}]})");
+  EXPECT_EQ(honoured_schema(R"({"type":"object","oneOf":[{"$ref":"#/$defs/A"}],"$defs":{"A":{"type":"object","properties":{"a":{"type":"null"}}}}})"),
+            R"({"$defs":{"A":{"type":"object","properties":{"a":{"type":"null"}},"additionalProperties":false}},"anyOf":[{"$ref":"#/$defs/A"}]})");
+  EXPECT_EQ(honoured_schema(R"({"type":"array","items":[{"type":"null"}],"additionalItems":false})"),
+            R"({"type":"array","items":false,"prefixItems":[{"type":"null"}]})");
+  for (const auto& [json, part] :
+       {std::pair{R"({"const":"cat","enum":["dog"]})", "'const' has a value that is not in the 'enum'"},
+        std::pair{R"({"const":"cat","maxLength":2})", "'const' has no value of the length"},
+        std::pair{R"({"type":"string","anyOf":[{"const":1}]})", "'type' beside 'anyOf'"},
+        std::pair{R"({"type":"integer","oneOf":[{"type":"number"}]})", "'type' beside 'oneOf'"},
+        std::pair{R"({"type":"object","anyOf":[{"$ref":"#/$defs/A"}],"$defs":{"A":{"type":["object","null"]}}})", "'type' beside 'anyOf'"}})
+    try {
+      honoured_schema(json);
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(part)) << json;
+    }
+}
+
+TEST_F(Grammars, FollowTuplesOfDraft7) {
+  const GrammarSpec spec = schema(R"({"type":"array","items":[{"type":"integer"},{"type":"boolean"}],"minItems":2,"maxItems":2})", false);
+  EXPECT_TRUE(takes(spec, "[1, true]"));
+  for (const char* text : {"[1]", "[true, 1]", "[1, true, 1]"}) EXPECT_FALSE(takes(spec, text)) << text;
+}
+
 TEST(JsonSchema, ThatOnlyValuesWithoutAnEndFitIsRefused) {
   for (
       const char* json :

@@ -23,13 +23,11 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Names = std::set<std::string_view>;
 
-const Names kSchemaNotes{"title",   "description", "default", "examples",    "deprecated", "readOnly",     "writeOnly",    "$comment",
-                         "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator"};
 const std::map<std::string_view, Names> kKeywordsOfType{
     {"string", {"minLength", "maxLength", "pattern", "format"}},
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "format"}},
     {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"}},
-    {"array", {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"}},
+    {"array", {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"}},
     {"object", {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"}},
     {"boolean", {}},
     {"null", {}}};
@@ -38,6 +36,24 @@ const std::map<std::string_view, Names> kKeywordsOfType{
 constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 1024;
 constexpr size_t kMaxCountedProperties = 64;
 constexpr double kMostBound = 1e15;  // doubles count to there, and xgrammar's digits too
+constexpr int64_t kMostWhole = 999'999'999'999'999;
+
+/// What a `format` of whole numbers has: OpenAPI's, and those of Rust's schemars.
+struct WholeFormat {
+  int64_t least, most;
+};
+const std::map<std::string_view, WholeFormat> kWholeFormats{{"int8", {-128, 127}},
+                                                            {"int16", {-32768, 32767}},
+                                                            {"int32", {-2147483648, 2147483647}},
+                                                            {"int64", {-kMostWhole, kMostWhole}},
+                                                            {"int128", {-kMostWhole, kMostWhole}},
+                                                            {"int", {-kMostWhole, kMostWhole}},
+                                                            {"uint8", {0, 255}},
+                                                            {"uint16", {0, 65535}},
+                                                            {"uint32", {0, 4294967295}},
+                                                            {"uint64", {0, kMostWhole}},
+                                                            {"uint128", {0, kMostWhole}},
+                                                            {"uint", {0, kMostWhole}}};
 
 class SchemaReader {
  public:
@@ -72,11 +88,7 @@ class SchemaReader {
     fail(place, fmt::format("'{}' {}", shorten(name), why));
   }
 
-  static bool is_note(const std::string& name) { return kSchemaNotes.contains(name) || name.starts_with("x-"); }
-
-  static bool has_type(const OrderedJson& value, const std::string& type) {
-    return json_type(value) == type || (type == "number" && value.is_number_integer());
-  }
+  static bool is_note(const std::string& name) { return is_schema_note(name); }
 
   void visit_all(OrderedJson& schemas, const std::string& place, int depth) {
     if (schemas.is_object())
@@ -94,6 +106,21 @@ class SchemaReader {
   void require_alone(const OrderedJson& schema, const char* name, const std::string& place) {
     for (const auto& [other, value] : schema.items())
       if (other != name && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
+  }
+
+  /// A type beside options says no more than they do, where each is of it; those that say nothing of their type get it.
+  void hand_type_down(OrderedJson& schema, const char* name, const std::string& place) {
+    const OrderedJson type = schema["type"], list = as_list(type);
+    if (!schema[name].is_array() || !std::all_of(list.begin(), list.end(), [](const OrderedJson& one) { return one.is_string(); })) return;
+    const std::set<std::string> types = list.get<std::set<std::string>>();
+    for (OrderedJson& option : schema[name]) {
+      const auto says = [&](const char* keyword) { return option.contains(keyword); };
+      constexpr std::array kOfTypes{"type", "const", "enum", "$ref", "anyOf", "oneOf", "allOf"};
+      if (option.is_object() && std::none_of(kOfTypes.begin(), kOfTypes.end(), says)) option["type"] = type;
+      if (!allows_only(option, types, given_))
+        refuse_keyword(place, "type", fmt::format("beside '{}' is not supported where an option may be of another type", name));
+    }
+    schema.erase("type");
   }
 
   void visit(OrderedJson& schema, const std::string& place, int depth) {
@@ -115,6 +142,7 @@ class SchemaReader {
     if (schema.contains("const") || schema.contains("enum")) return visit_values(schema, place);
     for (const char* name : {"anyOf", "oneOf", "allOf"})
       if (schema.contains(name)) {
+        if (schema.contains("type")) hand_type_down(schema, name, place);
         require_alone(schema, name, place);
         // Without a 'type' an option fits values of all others, though only of one come by it.
         const bool one_fits = name == std::string_view("oneOf") && schema[name].is_array() && no_value_fits_two(schema[name], given_);
@@ -147,18 +175,43 @@ class SchemaReader {
     return value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   }
 
+  /// Leaves those of `values` whose length fits, and bounds of it out.
+  static void visit_lengths_of(OrderedJson& values, OrderedJson& schema, const char* name, const std::string& place) {
+    if (!schema.contains("minLength") && !schema.contains("maxLength")) return;
+    visit_counts(schema, "minLength", "maxLength", place);
+    const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", kMaxSchemaCount);
+    OrderedJson fitting = OrderedJson::array();
+    for (const OrderedJson& value : values) {
+      const std::string text = value.is_string() ? value.get<std::string>() : "";
+      const int64_t length = std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+      if (!value.is_string() || (length >= least && (length <= most || !schema.contains("maxLength")))) fitting.push_back(value);
+    }
+    if (fitting.empty()) refuse_keyword(place, name, "has no value of the length that 'minLength' and 'maxLength' beside it ask for");
+    values = std::move(fitting);
+    schema.erase("minLength");
+    schema.erase("maxLength");
+  }
+
   static void visit_values(OrderedJson& schema, const std::string& place) {
     const bool is_const = schema.contains("const");
     const char* name = is_const ? "const" : "enum";
+    if (is_const && schema.contains("enum")) {  // pydantic's Literal has both
+      const OrderedJson& all = schema["enum"];
+      if (!all.is_array() || std::find(all.begin(), all.end(), schema["const"]) == all.end())
+        refuse_keyword(place, name, "has a value that is not in the 'enum' beside it");
+      schema.erase("enum");
+    }
+    OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
+    if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
+    visit_lengths_of(values, schema, name, place);
+    if (!is_const) schema["enum"] = values;
     for (const auto& [other, value] : schema.items())
       if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
-    const OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
-    if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
     if (has_unsigned(values)) refuse_keyword(place, name, "has a whole number beyond 9223372036854775807, which would be rounded");
     if (!schema.contains("type")) return;
     const OrderedJson types = as_list(schema["type"]);
     for (const OrderedJson& value : values)
-      if (std::none_of(types.begin(), types.end(), [&](const OrderedJson& type) { return type.is_string() && has_type(value, type.get<std::string>()); }))
+      if (std::none_of(types.begin(), types.end(), [&](const OrderedJson& type) { return type.is_string() && is_of_type(value, type.get<std::string>()); }))
         refuse_keyword(place, name, "has a value that is not of the 'type' beside it");
     schema.erase("type");
   }
@@ -301,25 +354,37 @@ class SchemaReader {
     if (!(std::abs(schema[name].get<double>()) <= kMostBound)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
   }
 
+  /// Of whole numbers: those that have fewer digits fit too.
+  static void narrow_bounds(OrderedJson& schema) {
+    for (const auto& [name, most] : {std::pair("maximum", kMostWhole), std::pair("exclusiveMaximum", kMostWhole + 1)})
+      if (schema.contains(name) && schema[name].is_number() && schema[name].get<double>() > kMostBound) schema[name] = most;
+    for (const auto& [name, least] : {std::pair("minimum", -kMostWhole), std::pair("exclusiveMinimum", -kMostWhole - 1)})
+      if (schema.contains(name) && schema[name].is_number() && schema[name].get<double>() < -kMostBound) schema[name] = least;
+  }
+
   static void visit_number(OrderedJson& schema, const std::string& type, const std::string& place) {
+    if (type == "integer") narrow_bounds(schema);
     for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
       if (schema.contains(name)) visit_bound(schema, name, place);
     if (schema.contains("format")) visit_number_format(schema, type, place);
     if (type == "number") check_decimals(schema, place);
   }
 
-  /// OpenAPI's, which say how wide a number may be.
+  /// How wide a number may be.
   static void visit_number_format(OrderedJson& schema, const std::string& type, const std::string& place) {
     const OrderedJson format = schema["format"];
     schema.erase("format");
     if (type == "number" && (format == "double" || format == "float")) return;
-    if (type != "integer" || (format != "int32" && format != "int64"))
-      refuse_keyword(place, "format", "is not supported for numbers: int32 and int64 of integers are, float and double of numbers");
-    const int64_t most = format == "int32" ? std::numeric_limits<int32_t>::max() : int64_t{999'999'999'999'999};
-    if (schema.value("exclusiveMinimum", 0.0) < static_cast<double>(-most) || schema.value("exclusiveMaximum", 0.0) > static_cast<double>(most))
+    const auto found = kWholeFormats.find(format.is_string() ? format.get_ref<const std::string&>() : "");
+    if (type != "integer" || found == kWholeFormats.end())
+      refuse_keyword(place, "format",
+                     "is not supported for numbers: int8 to int128, uint8 to uint128, int and uint of integers are, float and double of numbers");
+    const auto [least, most] = found->second;
+    const auto lower = static_cast<double>(least), upper = static_cast<double>(most);
+    if (schema.value("exclusiveMinimum", lower) < lower - 1 || schema.value("exclusiveMaximum", upper) > upper + 1)
       refuse_keyword(place, "format", "is narrower than the exclusive bounds beside it");
-    if (schema.value("minimum", -kMostBound) < static_cast<double>(-most) && !schema.contains("exclusiveMinimum")) schema["minimum"] = -most;
-    if (schema.value("maximum", kMostBound) > static_cast<double>(most) && !schema.contains("exclusiveMaximum")) schema["maximum"] = most;
+    if (schema.value("minimum", -kMostBound) < lower && !schema.contains("exclusiveMinimum")) schema["minimum"] = least;
+    if (schema.value("maximum", kMostBound) > upper && !schema.contains("exclusiveMaximum")) schema["maximum"] = most;
   }
 
   /// xgrammar writes numbers between bounds with six decimals at most; between some there is none, and it would write nothing at all.
@@ -421,6 +486,14 @@ class SchemaReader {
       if (schema["uniqueItems"] != false) refuse_keyword(place, "uniqueItems", "is not supported");
       schema.erase("uniqueItems");
     }
+    if (schema.contains("items") && schema["items"].is_array()) {  // up to draft 7, prefixItems are called so
+      if (schema.contains("prefixItems")) refuse_keyword(place, "items", "that is a list is not supported beside 'prefixItems'");
+      OrderedJson first = std::move(schema["items"]);
+      schema.erase("items");
+      if (schema.contains("additionalItems")) schema["items"] = schema["additionalItems"];
+      if (!first.empty()) schema["prefixItems"] = std::move(first);
+    }
+    schema.erase("additionalItems");  // without such a list it says nothing
     if (schema.contains("prefixItems")) visit_list(schema, "prefixItems", place, depth + 1);
     if (schema.contains("items") && schema["items"] != false) visit(schema["items"], place + "/items", depth + 1);
   }

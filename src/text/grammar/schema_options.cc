@@ -11,6 +11,9 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Texts = std::set<std::string>;
 
+const std::set<std::string_view> kNotes{"title",   "description", "default", "examples",    "deprecated", "readOnly",     "writeOnly",    "$comment",
+                                        "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator"};
+
 /// Of `const` or `enum`; nothing if a schema has neither.
 std::optional<OrderedJson> values_of(const OrderedJson& schema) {
   if (schema.contains("const")) return OrderedJson::array({schema["const"]});
@@ -38,7 +41,29 @@ class Options {
     return objects.size() < 2 || are_told_apart(objects);
   }
 
- private:
+  /// `followed`: references that were looked at, or are being looked at: these say nothing more.
+  bool allows_only(const OrderedJson& schema, const Texts& types, Texts* followed) const {
+    if (!schema.is_object()) return false;
+    const auto only = [&](const OrderedJson& one) { return allows_only(one, types, followed); };
+    const auto is_one = [&](const OrderedJson& type) {
+      return types.contains(type.is_string() ? type.get<std::string>() : "") || (type == "integer" && types.contains("number"));
+    };
+    if (schema.contains("type"))
+      if (const OrderedJson given = as_list(schema["type"]); !given.empty() && std::all_of(given.begin(), given.end(), is_one)) return true;
+    if (schema.contains("$ref")) {
+      if (!schema["$ref"].is_string()) return false;
+      const auto& reference = schema["$ref"].get_ref<const std::string&>();
+      if (!followed->insert(reference).second) return true;
+      const OrderedJson* target = referenced(root_, reference);
+      return target && only(*target);
+    }
+    if (const auto values = values_of(schema))
+      return std::all_of(values->begin(), values->end(), [&](const OrderedJson& value) { return is_one(json_type(value)); });
+    for (const char* name : {"anyOf", "oneOf"})
+      if (schema.contains(name)) return schema[name].is_array() && std::all_of(schema[name].begin(), schema[name].end(), only);
+    return schema.contains("allOf") && schema["allOf"].is_array() && std::any_of(schema["allOf"].begin(), schema["allOf"].end(), only);
+  }
+
   /// What a reference leads to; null where it leads to nothing, or round in a circle.
   const OrderedJson* target_of(const OrderedJson& schema) const {
     const OrderedJson* at = &schema;
@@ -52,6 +77,7 @@ class Options {
     return at;
   }
 
+ private:
   /// Adds the types of the values that a schema allows. False: it does not say.
   bool add_types(const OrderedJson& schema, Texts* types, Texts* followed) const {
     if (!schema.is_object()) return false;
@@ -125,6 +151,17 @@ std::string json_type(const OrderedJson& value) {
   if (value.is_number_integer()) return "integer";
   if (value.is_number()) return "number";
   return value.is_boolean() ? "boolean" : value.type_name();
+}
+
+const OrderedJson* target_of(const OrderedJson& schema, const OrderedJson& root) { return Options(root).target_of(schema); }
+
+bool is_schema_note(const std::string& name) { return kNotes.contains(name) || name.starts_with("x-"); }
+
+bool is_of_type(const OrderedJson& value, const std::string& type) { return json_type(value) == type || (type == "number" && value.is_number_integer()); }
+
+bool allows_only(const OrderedJson& schema, const std::set<std::string>& types, const OrderedJson& root) {
+  Texts followed;
+  return Options(root).allows_only(schema, types, &followed);
 }
 
 OrderedJson as_list(const OrderedJson& value) { return value.is_array() ? value : OrderedJson::array({value}); }

@@ -2,6 +2,7 @@
 // Which options of a JSON schema's `oneOf` no value fits two of, so that "one of them" says the same as "any of them"; and how a schema is looked at for it. Pure functions; any thread.
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 namespace flexgen {
@@ -14,6 +15,18 @@ nlohmann::ordered_json as_list(const nlohmann::ordered_json& value);
 
 /// What stands at the place that a `$ref` within `root` names ("#", "#/a/b"); null where there is nothing, or it names no place.
 const nlohmann::ordered_json* referenced(const nlohmann::ordered_json& root, const std::string& reference);
+
+/// A schema, or what its chain of references within `root` leads to; null where that is nothing.
+const nlohmann::ordered_json* target_of(const nlohmann::ordered_json& schema, const nlohmann::ordered_json& root);
+
+/// A keyword that says nothing of which values fit: `title`, `$defs`, `x-...`.
+bool is_schema_note(const std::string& name);
+
+/// Whether a value is of the type, whole numbers of "number" too.
+bool is_of_type(const nlohmann::ordered_json& value, const std::string& type);
+
+/// Whether it can be seen that all values that `schema` allows are of one of `types`. References are looked up in `root`.
+bool allows_only(const nlohmann::ordered_json& schema, const std::set<std::string>& types, const nlohmann::ordered_json& root);
 
 /// Whether it can be seen that no value fits two of `options` (a list of schemas, as they were given): they allow values of different types, and those that allow
 /// objects alone require a property in common, by which their `const` or `enum` of strings tells them apart. References are looked up in `root`, the whole schema.
