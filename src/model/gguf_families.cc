@@ -36,6 +36,7 @@ constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "ll
                                      {.architecture = "ernie4_5", .model_type = "ernie4_5", .says_head = true},
                                      {.architecture = "ernie4_5-moe", .model_type = "ernie4_5_moe"},
                                      {.architecture = "glm4", .model_type = "glm4", .says_head = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "mistral3", .model_type = "ministral3", .pairs_adjoin = true, .says_head = true},
                                      {.architecture = "command-r", .model_type = "cohere", .layer_norm = true}};
 /// What a file of "llama" with experts is, and one of "olmo2" with windows.
 constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
@@ -75,6 +76,16 @@ void read_olmo3(GgufFields& fields, Json& config) {
   config.erase("rope_theta");
 }
 
+/// Ministral 3 and Devstral 2: what cosine and sine are divided by, and how queries grow beyond the old context.
+void read_mistral3(GgufFields& fields, Json& config) {
+  const auto scaling = config.find("rope_scaling");
+  if (scaling == config.end() || scaling->at("rope_type") != "yarn") fields.refuse("rope.scaling.type", "is not yarn, as it is of Ministral 3");
+  for (const char* name : {"rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"}) fields.only(name, 1.0);
+  fields.copy("rope.scaling.yarn_log_multiplier", *scaling, "mscale_all_dim");
+  if (scaling->contains("mscale_all_dim")) (*scaling)["mscale"] = 1.0;  // as llama.cpp has it
+  fields.copy("attention.temperature_scale", *scaling, "llama_4_scaling_beta");
+}
+
 /// Granite 4.0's dense models have fields of their relatives' recurrent blocks and shared experts; tensors of such would mean something.
 void read_granite4(GgufFields& fields, const Checkpoint& checkpoint) {
   fields.only("rope.scaling.finetuned", true);  // false: llama.cpp turns nothing then
@@ -112,6 +123,7 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
   if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
   if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, type, config);
   if (type == "olmo3") read_olmo3(fields, config);
+  if (type == "ministral3") read_mistral3(fields, config);
   if (type == "olmo" || type == "olmoe") {
     fields.copy("attention.clamp_kqv", config, "clip_qkv");
     // As in llama.cpp, which has no limit then.

@@ -221,6 +221,30 @@ TEST(GgufModel, FieldsOfGranite4ThatMeanNothingWithoutItsOtherTensors) {
   EXPECT_THAT(refused([](TestGguf& gguf) { gguf.flag("granite.rope.scaling.finetuned", false); }), HasSubstr("finetuned' is false"));
 }
 
+TEST(GgufModel, Ministral3EndsWhereQueriesGrow) {
+  TestFolder folder;
+  const auto loaded = [&](const auto& add) {
+    TestGguf gguf = fields("mistral3");
+    add(gguf);
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("m.gguf", gguf.bytes())).config;
+  };
+  const auto yarn = [](TestGguf& gguf) {
+    gguf.text("mistral3.rope.scaling.type", "yarn").real("mistral3.rope.scaling.factor", 4).number("mistral3.rope.scaling.original_context_length", 32);
+    gguf.real("mistral3.rope.scaling.yarn_log_multiplier", 1);
+  };
+  const ModelConfig grows = loaded([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.attention.temperature_scale", 0.1f); });
+  EXPECT_EQ(grows.max_positions, 32);
+  EXPECT_EQ(grows.head_size, 32);
+  EXPECT_TRUE(grows.rope_interleaved);
+  EXPECT_EQ(grows.ropes[0].scale, 1);
+  EXPECT_EQ(loaded([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.attention.temperature_scale", 0); }).max_positions, 128);  // Devstral 2
+  const auto refused = [&](const auto& add) { return error_of(ErrorKind::kUser, [&] { loaded(add); }); };
+  EXPECT_THAT(refused([](TestGguf&) {}), HasSubstr("'mistral3.rope.scaling.type' is not yarn"));
+  EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.rope.scaling.yarn_attn_factor", 1.5f); }), HasSubstr("yarn_attn_factor' is 1.5"));
+  EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.number("mistral3.expert_count", 8); }), HasSubstr("expert_count"));
+}
+
 TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {
   TestFolder folder;
   TestGguf phi = fields("phi3");  // as Phi-4's files

@@ -854,7 +854,8 @@ INSTANTIATE_TEST_SUITE_P(
                  R"({"no_rope_layer_interval": 4, "no_rope_layers": null, "use_sliding_window": null, "sliding_window": null, "layer_types": null})"},
         GgufCase{"olmo", "olmo"}, GgufCase{"olmoe-clip", "olmoe"}, GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"},
         GgufCase{"olmo3", "olmo2", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.5}}})"}, GgufCase{"ernie4_5", "ernie4_5"},
-        GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}));
+        GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}, GgufCase{"ministral3", "mistral3"},
+        GgufCase{"ministral3", "mistral3", R"({"rope_parameters": {"mscale_all_dim": 0.5}})"}));
 
 }  // namespace
 }  // namespace flexgen::golden_test

@@ -120,6 +120,9 @@ class AsGguf {
     gguf_.number(start_ + "rope.scaling.original_context_length", rope.at("original_max_position_embeddings").get<uint32_t>());
     gguf_.real(start_ + "rope.scaling.yarn_beta_fast", rope.at("beta_fast").get<float>());
     gguf_.real(start_ + "rope.scaling.yarn_beta_slow", rope.at("beta_slow").get<float>());
+    if (rope.contains("llama_4_scaling_beta"))
+      gguf_.real(start_ + "rope.scaling.yarn_log_multiplier", rope.at("mscale_all_dim").get<float>())
+          .real(start_ + "attention.temperature_scale", rope.at("llama_4_scaling_beta").get<float>());
     // llama.cpp's converter has a name of its own for OLMo's.
     if (rope.contains("attention_factor"))
       gguf_.real(start_ + (architecture_ == "olmo2" ? "rope.scaling.attn_factor" : "rope.scaling.yarn_attn_factor"), rope.at("attention_factor").get<float>());
@@ -230,7 +233,8 @@ class AsGguf {
   /// q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole.
   void turn(const std::string& name, Tensor& tensor) const {
     const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
-    const bool is_paired = architecture_ == "llama" || architecture_ == "granite" || architecture_ == "smollm3" || architecture_ == "olmo";
+    const bool is_paired =
+        architecture_ == "llama" || architecture_ == "granite" || architecture_ == "smollm3" || architecture_ == "olmo" || architecture_ == "mistral3";
     if (is_paired && (is_q || is_k)) {
       const auto heads = config_.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = tensor.shape[0],
                  cols = tensor.shape.size() == 1 ? 1 : tensor.shape[1], half = rows / heads / 2;
