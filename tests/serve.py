@@ -242,6 +242,25 @@ def compare_stream(server, url, body, expected):
             check(choice["ids"] == whole["token_ids"], f"{body}: {choice} {whole}")
 
 
+def told_with_each_piece(server):
+    """What clients of vLLM read of a stream's chunks beside the text."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 6, "temperature": 0, "n": 2, "return_token_ids": True, "prompt_logprobs": 0}
+    whole = server.ask("/v1/chat/completions", body)
+    check(len(whole["prompt_logprobs"]) == len(whole["prompt_token_ids"]) == whole["usage"]["prompt_tokens"], whole)
+    chunks = server.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+    last = chunks.pop()["usage"]
+    counts = {0: 0, 1: 0}
+    for chunk in chunks:
+        (piece,) = chunk["choices"]
+        first = "role" in piece["delta"]
+        for name in ("prompt_token_ids", "prompt_logprobs"):
+            check(chunk.get(name) == (whole[name] if first else None) and name not in piece, f"{name} of {chunk}")
+        counts[piece["index"]] += len(piece["token_ids"])
+        usage = {"prompt_tokens": last["prompt_tokens"], "completion_tokens": counts[piece["index"]], "total_tokens": last["prompt_tokens"] + counts[piece["index"]]}
+        check(first or chunk["usage"] == usage, f"{chunk} is not {usage}")
+    check(sum(counts.values()) == last["completion_tokens"], f"{counts}: {last}")
+
+
 def streamed_logprobs(server, rng):
     """A stream's logprobs, and where their tokens begin in the text, are those of the whole answer: behind an echo, where tokens share a character, where a stop string cuts the text."""
     cut, shared = 0, 0
@@ -281,7 +300,7 @@ def small_calls(server, name):
     written = server.ask("/tokenize", call)["tokens"]
     text = server.ask("/detokenize", {"tokens": written})["prompt"]
     check(text.endswith('{"zone": 1, "area": {"y": 2, "x": 1.5}, "far": 1180591620717411303424}'), text)
-    given = server.ask("/v1/chat/completions", {**call, "return_token_ids": True})["choices"][0]["prompt_token_ids"]
+    given = server.ask("/v1/chat/completions", {**call, "return_token_ids": True})["prompt_token_ids"]
     check(given == written, f"/tokenize gives {written}, a call {given}")
     # Longer than an answer's prompt may be.
     check(server.ask("/tokenize", {"prompt": "one two " * 500})["count"] > 256, "it was cut")
@@ -642,6 +661,7 @@ def main():
             check("generated tokens/s with 24 sequences in flight" in said and "max_tokens" not in said, f"what is planned for: {said}")
             crown(test, server, rng)
             streamed_logprobs(server, rng)
+            told_with_each_piece(server)
             small_calls(server, "model")
             refusals(server, "model")
             garbage(server, rng)

@@ -62,7 +62,7 @@ void check_bounds(const LineJson& json) {
 const std::set<std::string>& honoured_fields() {
   // clang-format off
   static const std::set<std::string> kFields = {
-      "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
+      "max_tokens", "max_completion_tokens", "max_new_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
       "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids",
       "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words", "response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
       "structured_outputs"};
@@ -73,7 +73,6 @@ const std::set<std::string>& honoured_fields() {
 /// What to do with a field that is not known: what it may be a typo of, or what other programs mean by it.
 std::string advice_on_field(const std::string& name, const std::set<std::string>& own) {
   static const std::map<std::string, const char*> kForeign = {{"extra_body", "its fields stand in the body itself"},
-                                                              {"max_new_tokens", "it is max_tokens here"},
                                                               {"num_predict", "it is max_tokens here"},
                                                               {"max_length", "max_tokens counts the tokens of the answer"},
                                                               {"stop_sequences", "it is stop here"},
@@ -249,6 +248,8 @@ void parse_seed(const LineBody& body, BatchRequest* request) {
 int64_t parse_max_tokens(const LineBody& body, Endpoint endpoint) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const int64_t tokens = body.integer("max_tokens", -1, 0, kMost), other = body.integer("max_completion_tokens", -1, 0, kMost);
+  // lm-eval sends what a task says so beside a max_tokens of its own, which it holds for less.
+  if (const int64_t named = body.integer("max_new_tokens", -1, 0, kMost); named >= 0) return named;
   if (tokens >= 0 && other >= 0 && tokens != other)
     refuse_value("body.max_completion_tokens", fmt::format("is {}, and max_tokens is {}; both say the same, so give one", other, tokens));
   return tokens >= 0 ? tokens : other >= 0 ? other : endpoint == Endpoint::kChat ? -1 : 16;
@@ -343,7 +344,8 @@ void refuse_unread(Conversation conversation, bool with_tools, const LineBody& b
 
 /// The conversation as a prompt, and how its answer is read.
 void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& limits, BatchRequest* request) {
-  const Conversation conversation = parse_conversation(line, body);
+  Conversation conversation = parse_conversation(line, body);
+  if (limits.chat) give_effort_as_thinking(*limits.chat, body, &conversation);
   std::string text;
   request->chat.emplace();
   // Without a template, for planning, any form will do.
@@ -557,10 +559,11 @@ void take_streaming(Json& json, CallBody* call) {
       if (value.is_null()) continue;
       if (!value.is_boolean())
         refuse_value("body.stream_options", fmt::format("has {} for {}; it must be true or false", shown_value(value), quote_text(name)));
-      if (name != "include_usage" && value == true)
+      if (name == "include_obfuscation" && value == true)
         refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options: {} is not supported; leave it out", quote_text(name)));
     }
     call->stream_usage = LineBody(*options).flag("include_usage");
+    call->stream_usage_so_far = LineBody(*options).flag("continuous_usage_stats");
   }
   for (const char* name : {"stream", "stream_options"}) json.erase(name);
 }
@@ -674,7 +677,7 @@ std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, M
       const int64_t answer = parse_max_tokens(LineBody(json), endpoint);
       json["truncate_prompt_tokens"] = std::max<int64_t>(1, positions - (answer < 0 ? 1 : answer));
     }
-    for (const char* name : {"return_token_strs", "max_completion_tokens", "min_tokens"}) json.erase(name);
+    for (const char* name : {"return_token_strs", "max_completion_tokens", "max_new_tokens", "min_tokens"}) json.erase(name);
     json["max_tokens"] = 1;
     const bool is_empty = parsed.prompt.form == PromptField::Form::kText && parsed.prompt.texts.front().empty();
     if (is_empty) parsed.prompt.texts.front() = "x";  // the other fields are checked as ever

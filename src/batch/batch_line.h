@@ -102,9 +102,10 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
 /// The body of a call: that of a line, and how its answer is to be handed over.
 struct CallBody {
   BatchRequest request;
-  std::string model;          ///< as the call names it; empty: it does not
-  bool stream = false;        ///< piece by piece
-  bool stream_usage = false;  ///< with the tokens at the end
+  std::string model;                 ///< as the call names it; empty: it does not
+  bool stream = false;               ///< piece by piece
+  bool stream_usage = false;         ///< with the tokens at the end
+  bool stream_usage_so_far = false;  ///< and with each piece those of its choice so far
 };
 /// `name`: stands where a line has its custom_id; unless the body has a seed, the call's is seed_of(name).
 std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits);

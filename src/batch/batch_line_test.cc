@@ -177,6 +177,7 @@ TEST(BatchLine, MaxCompletionTokensIsMaxTokens) {
   EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64)").params.max_tokens, 64);
   EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64, "max_tokens": 64)").params.max_tokens, 64);
   EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64, "max_tokens": null)").params.max_tokens, 64);
+  EXPECT_EQ(good(R"("prompt": "x", "max_tokens": 256, "max_new_tokens": 64)").params.max_tokens, 64);  // as lm-eval sends a task's own
 }
 
 TEST(BatchLine, PromptsMayBeTruncated) {
@@ -218,7 +219,7 @@ TEST(BatchLine, PromptLogprobs) {
 TEST(BatchLine, FieldsThatChangeNothingMayStay) {
   // clang-format off
   for (const char* field : {R"("suffix": "")", R"("response_format": {"type": "text"})", R"("repetition_penalty": 1.0)", R"("min_p": 0.0)", R"("min_tokens": 0)",
-                            R"("skip_special_tokens": true)", R"("spaces_between_special_tokens": true)", R"("include_stop_str_in_output": false)", R"("use_beam_search": false)",
+                            R"("skip_special_tokens": true)", R"("spaces_between_special_tokens": true)", R"("include_stop_str_in_output": false)", R"("use_beam_search": false)", R"("num_beams": 1)",
                             R"("length_penalty": 1.0)", R"("early_stopping": false)", R"("add_special_tokens": true)", R"("logprobs": false)", R"("stream_options": {})",
                             R"("stream_options": {"include_usage": false})", R"("stop_token_ids": [])", R"("stop": [])", R"("store": false)", R"("metadata": {})", R"("metadata": {"a": "b"})",
                             R"("service_tier": "auto")", R"("user": "u")", R"("safety_identifier": "u")", R"("prompt_cache_key": "k")", R"("bad_words": [])", R"("logit_bias": {})",
@@ -345,6 +346,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "max_completion_tokens": -4)", "invalid_value", "max_completion_tokens"},
         BadBody{R"("prompt": "x", "add_special_tokens": 1)", "invalid_value", "add_special_tokens"},
         BadBody{R"("prompt": "x", "use_beam_search": true)", "unsupported_parameter", "beam search"},
+        BadBody{R"("prompt": "x", "num_beams": 4)", "unsupported_parameter", "beam search"},
         BadBody{R"("prompt": "x", "response_format": {"type": "grammar"})", "invalid_value", "response_format"},
         BadBody{R"("prompt": "x", "guided_json": {"type": "object", "not": {}})", "invalid_value", "guided_json"},
         BadBody{R"("prompt": "x", "guided_regex": "a(")", "invalid_value", "guided_regex"},
@@ -463,7 +465,7 @@ TEST(BatchLine, UnknownFieldsAreToldWithWhatIsMeant) {
   const auto message = [](const std::string& fields) { return std::get<LineError>(parse_batch_line(R"({"prompt": "x", )" + fields + "}", kLimits)).message; };
   EXPECT_THAT(message(R"("temprature": 0)"), testing::HasSubstr("'temprature', which is not known; did you mean 'temperature'?"));
   EXPECT_THAT(message(R"("Top-P": 1)"), testing::HasSubstr("did you mean 'top_p'?"));
-  EXPECT_THAT(message(R"("max_new_tokens": 5)"), testing::HasSubstr("it is max_tokens here"));
+  EXPECT_THAT(message(R"("max_length": 5)"), testing::HasSubstr("max_tokens counts"));
   EXPECT_THAT(message(R"("extra_body": {"top_k": 5})"), testing::HasSubstr("stand in the body itself"));
   EXPECT_THAT(message(R"("label": 5)"), testing::HasSubstr("leave it out"));
 }

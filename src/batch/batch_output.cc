@@ -133,6 +133,19 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
   return stretches;
 }
 
+/// What is told of a prompt. As in vLLM it stands in each choice, and of a conversation, which is one prompt, beside them.
+void write_of_prompt(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                     const WritePiece& write) {
+  if (request.params.prompt_logprobs >= 0) {
+    write(R"(,"prompt_logprobs":)");
+    write_prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs), write);
+  }
+  if (request.gives_prompt_token_ids) {
+    write(R"(,"prompt_token_ids":)");
+    write_ids(prompt.tokens, write);
+  }
+}
+
 /// What comes behind an answer's text and logprobs, in either form. `reason`: null if the answer goes on.
 void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
                           const char* reason, const WritePiece& write) {
@@ -146,14 +159,7 @@ void write_rest_of_choice(const RecordContext& context, const BatchRequest& requ
     write(R"(,"token_ids":)");
     write_ids(completion.tokens, write);
   }
-  if (request.params.prompt_logprobs >= 0) {
-    write(R"(,"prompt_logprobs":)");
-    write_prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs), write);
-  }
-  if (request.gives_prompt_token_ids) {
-    write(R"(,"prompt_token_ids":)");
-    write_ids(prompt.tokens, write);
-  }
+  if (!request.chat) write_of_prompt(context, request, prompt, completion, write);
   write("}");
 }
 
@@ -190,37 +196,23 @@ OrderedJson body_without_choices(const RecordContext& context, const std::string
   return body;
 }
 
-/// In a text the quotes would be escaped.
-AnswerFrame around_choices(const std::string& text) {
+/// In a text the quotes would be escaped. A conversation's last choice ends their list itself.
+AnswerFrame around_choices(const std::string& text, const BatchRequest& request) {
   static constexpr std::string_view kChoices = R"("choices":[)";
   const size_t at = text.find(kChoices) + kChoices.size();
-  return {text.substr(0, at), text.substr(at)};
+  return {text.substr(0, at), text.substr(request.chat ? at + 1 : at)};
 }
 
-}  // namespace
-
-void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
-                  const WritePiece& write) {
-  write(choice_front(index));
-  write_unnumbered_choice(context, request, prompt, completion, write);
-}
-
-void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write) {
-  const std::string prompt_text = echo_of(context, request, prompt);
-  write(choice_front(piece.index));
-  if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
-  else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
-  write_logprobs_of(context, request, prompt, count_characters(prompt_text), piece.completion, piece.offsets, write);
-  write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
-}
-
-void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
-                             const WritePiece& write) {
+void write_choice_behind_index(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                               int64_t index, const WritePiece& write) {
   const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
   if (request.chat) {
-    if (write_chat_message(request, completion, write)) reason = "tool_calls";
+    if (write_chat_message(request, completion, index, write)) reason = "tool_calls";
     write_logprobs_of(context, request, prompt, 0, completion, {}, write);
     write_rest_of_choice(context, request, prompt, completion, reason, write);
+    if (index < request.best_of - 1) return;  // it has one prompt
+    write("]");
+    write_of_prompt(context, request, prompt, completion, write);
     return;
   }
   const std::string prompt_text = echo_of(context, request, prompt);
@@ -231,6 +223,31 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   write_rest_of_choice(context, request, prompt, completion, reason, write);
 }
 
+}  // namespace
+
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
+                  const WritePiece& write) {
+  write(choice_front(index));
+  write_choice_behind_index(context, request, prompt, completion, index, write);
+}
+
+void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write) {
+  const std::string prompt_text = echo_of(context, request, prompt);
+  write(choice_front(piece.index));
+  if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
+  else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
+  write_logprobs_of(context, request, prompt, count_characters(prompt_text), piece.completion, piece.offsets, write);
+  write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
+  write("]");
+  if (request.chat) write_of_prompt(context, request, prompt, piece.completion, write);
+}
+
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                             const WritePiece& write) {
+  FLEXGEN_CHECK(!request.chat);
+  write_choice_behind_index(context, request, prompt, completion, 0, write);
+}
+
 int64_t echoed_characters(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt) {
   return count_characters(echo_of(context, request, prompt));
 }
@@ -238,7 +255,7 @@ int64_t echoed_characters(const RecordContext& context, const BatchRequest& requ
 std::string usage_json(const LineUsage& usage) { return json_text(usage_of(usage)); }
 
 AnswerFrame body_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
-  return around_choices(json_text(body_without_choices(context, record_id_text(id).substr(kRecordIdPrefix.size()), request, usage)));
+  return around_choices(json_text(body_without_choices(context, record_id_text(id).substr(kRecordIdPrefix.size()), request, usage)), request);
 }
 
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
@@ -249,7 +266,7 @@ AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const
   record["custom_id"] = request.custom_id;
   record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", body_without_choices(context, digits, request, usage)}};
   record["error"] = nullptr;
-  return around_choices(to_line(record));
+  return around_choices(to_line(record), request);
 }
 
 std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request, std::span<const Completion> completions) {

@@ -21,11 +21,11 @@ struct RecordContext {
 };
 
 /// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt(), and where
-/// request.has_text_offsets() its end_of_prompt().
+/// request.has_text_offsets() its end_of_prompt(). Behind a conversation's last choice stand the end of their list and what is told of its prompt.
 void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
                   const WritePiece& write);
 
-/// The same without the index, which is written before it.
+/// The same without the index, which is written before it. Of a text alone: the choices of a conversation are not chosen among.
 void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
                              const WritePiece& write);
 
@@ -42,6 +42,7 @@ struct ChoicePiece {
   const char* reason = nullptr;           ///< null: it goes on
   std::string_view delta = {};            ///< of a conversation: what is new of the message, as JSON
 };
+/// The choice, the end of the list in which it is alone, and what stands behind that.
 void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write);
 
 /// Characters of the prompt in front of an answer's text: 0 where it is not echoed.

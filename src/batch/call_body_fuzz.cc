@@ -75,8 +75,9 @@ void add_grammar(FuzzChoices& choose, Json& body) {
 }
 
 void add_number(FuzzChoices& choose, Json& body) {
-  const char* name = one_of(choose, {"max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "best_of",
-                                     "logprobs", "top_logprobs", "prompt_logprobs", "presence_penalty", "repetition_penalty", "truncate_prompt_tokens"});
+  const char* name =
+      one_of(choose, {"max_tokens", "max_completion_tokens", "max_new_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "best_of",
+                      "logprobs", "top_logprobs", "prompt_logprobs", "presence_penalty", "repetition_penalty", "truncate_prompt_tokens"});
   body[name] = choose.rarely() ? any_value(choose) : choose.flag() ? Json(choose.byte()) : Json(choose.byte() / 128.0);
 }
 
@@ -97,7 +98,7 @@ void add_field(FuzzChoices& choose, bool chat, Json& body) {
       body[one_of(choose, {"parallel_tool_calls", "stream", "add_generation_prompt", "continue_final_message", "echo", "ignore_eos", "return_token_ids",
                            "logprobs"})] = choose.rarely() ? any_value(choose) : Json(choose.flag());
       break;
-    case 6: body["stream_options"] = {{one_of(choose, {"include_usage", "include_obfuscation", "x"}), choose.flag()}}; break;
+    case 6: body["stream_options"] = {{one_of(choose, {"include_usage", "include_obfuscation", "continuous_usage_stats", "x"}), choose.flag()}}; break;
     case 7: body["stop"] = choose.flag() ? Json(name_of(choose)) : Json::array({name_of(choose), any_value(choose)}); break;
     case 8:
       body[one_of(choose, {"logit_bias", "chat_template_kwargs", "metadata"})] = {
@@ -175,9 +176,7 @@ void check_prefix(const std::optional<std::string>& part, const std::optional<st
 
 /// As AnswerStream sends it: what was told at any character stays.
 void check_answer(const std::string& text, const AnswerForm& form) {
-  AnswerForm read_as = form;
-  read_as.thinks = begins_with_thought(text, form);
-  const ChatAnswer whole = read_chat_answer(text, read_as);
+  const ChatAnswer whole = read_chat_answer(text, form);
   for (size_t end = 0; end <= text.size(); ++end) {
     if (end < text.size() && is_continuation(text[end])) continue;
     const ChatAnswer settled = settled_chat_answer(text.substr(0, end), form);

@@ -115,6 +115,15 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
   return conversation;
 }
 
+void give_effort_as_thinking(const ChatTemplate& chat, const LineBody& body, Conversation* conversation) {
+  constexpr const char *kEffort = "reasoning_effort", *kThinking = "enable_thinking";
+  const nlohmann::json* effort = body.find(kEffort);
+  if (!effort || chat.mentions(*conversation, kEffort) || !chat.mentions(*conversation, kThinking)) return;
+  TemplateVariables& variables = conversation->variables;
+  std::erase_if(variables, [&](const auto& variable) { return variable.first == kEffort; });
+  variables.emplace_back(kThinking, *effort != "none");  // the first of a name counts
+}
+
 bool is_field_of_conversation(std::string_view name) {
   static constexpr std::array kFields{"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"};
   return std::find(kFields.begin(), kFields.end(), name) != kFields.end();

@@ -346,6 +346,10 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_EQ(call["type"], "function");
   EXPECT_THAT(call["id"].get<std::string>(), testing::MatchesRegex("call_[0-9a-f]{24}"));
   EXPECT_EQ(record(asked, answer)["response"]["body"]["choices"][0], choice);  // the same names each time
+  // No two calls of an answer have the same name, and the first choice's are those of a line with one.
+  const Json two = record(good(kHello + tool + R"(, "n": 2)", qwen), answer)["response"]["body"]["choices"];
+  EXPECT_EQ(two[0]["message"]["tool_calls"][0]["id"], call["id"]);
+  EXPECT_NE(two[1]["message"]["tool_calls"][0]["id"], call["id"]);
   // Lines that ask for the same get the same choices, names too, whichever of them was computed.
   BatchRequest same = good(kHello + tool + R"(, "temperature": 0)", qwen);
   const Json first = record(same, answer)["response"]["body"]["choices"];
@@ -358,7 +362,13 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   const BatchRequest begun = good(kHello + R"(, "chat_template_kwargs": {"begin": true})", qwen);
   EXPECT_TRUE(begun.chat->begins_in_thought);
   EXPECT_EQ(record(begun, "hm")["response"]["body"]["choices"][0]["message"],
-            Json::parse(R"({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm"})"));
+            Json::parse(R"({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm", "reasoning": "hm"})"));
+  // One that goes on within a thought, or behind it.
+  const auto gone_on = [&](const std::string& said) {
+    return good(R"("messages": [{"role": "assistant", "content": ")" + said + R"("}], "continue_final_message": true)", qwen);
+  };
+  EXPECT_EQ(record(gone_on("<think> so"), "hm</think>Yes.")["response"]["body"]["choices"][0]["message"]["content"], "Yes.");
+  EXPECT_EQ(record(gone_on("<think> so</think>"), "hm</think>Yes.")["response"]["body"]["choices"][0]["message"]["content"], "hm</think>Yes.");
   // Mistral's mark is a special token, so these stay in the text; its templates want names of nine characters.
   const BatchRequest mistral = good(kHello + tool, limits_with("{{ messages[0].content }}{{ '' if tools }}{# [TOOL_CALLS] #}"));
   EXPECT_FALSE(mistral.params.skip_special_tokens);
@@ -385,6 +395,30 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_TRUE(good(kHello + tool).unread_calls);
   EXPECT_FALSE(good(kHello + tool + R"(, "tool_choice": "none")").unread_calls);
   EXPECT_FALSE(good(kHello).unread_calls);
+}
+
+TEST_F(ChatRecord, WhatIsToldOfThePromptStandsBesideTheChoices) {
+  const BatchRequest asked = good(kHello + R"(, "n": 2, "return_token_ids": true, "prompt_logprobs": 0)");
+  const Json body = record(asked, "Yes.")["response"]["body"];
+  ASSERT_EQ(body["choices"].size(), 2u);
+  EXPECT_EQ(body["prompt_token_ids"], Json(asked.prompts[0].tokens));
+  EXPECT_EQ(body["prompt_logprobs"], Json::array());
+  EXPECT_EQ(body["usage"]["completion_tokens"], 8);
+  for (const Json& choice : body["choices"]) {
+    EXPECT_EQ(choice["token_ids"].size(), 4u);
+    EXPECT_FALSE(choice.contains("prompt_token_ids") || choice.contains("prompt_logprobs"));
+  }
+}
+
+TEST(ChatLine, EffortTurnsThoughtsOnOrOffWhereTheTemplateKnowsNothingElse) {
+  const ModelLimits qwen = limits_with("{{ messages[0].content }}{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"),
+                    both = limits_with("{{ messages[0].content }}{{ reasoning_effort }}{{ enable_thinking }}");
+  const auto text = [&](const std::string& fields, const ModelLimits& limits) { return prompt_of(good(kHello + ", " + fields, limits)); };
+  EXPECT_EQ(text(R"("reasoning_effort": "none")", qwen), "HiFalse");
+  EXPECT_EQ(text(R"("reasoning_effort": "low")", qwen), "HiTrue");
+  EXPECT_EQ(text(R"("reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false})", qwen), "HiFalse");
+  EXPECT_EQ(text(R"("reasoning_effort": null)", qwen), "Hi");
+  EXPECT_EQ(text(R"("reasoning_effort": "low")", both), "Hilow");
 }
 
 }  // namespace

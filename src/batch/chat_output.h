@@ -9,11 +9,14 @@
 
 namespace flexgen {
 
-/// ,"message":{...}. Whether it calls tools.
-bool write_chat_message(const BatchRequest& request, const Completion& completion, const WritePiece& write);
+/// ,"message":{...} of choice number `choice`. Whether it calls tools.
+bool write_chat_message(const BatchRequest& request, const Completion& completion, int64_t choice, const WritePiece& write);
 
-/// The calls of an answer, as a message has them, as JSON; `numbered`: with their places, as a stream has them.
-std::string tool_calls_json(const BatchRequest& request, const ChatAnswer& answer, bool numbered);
+/// What is new of a choice's message, as a stream has it, as JSON.
+std::string delta_json(const BatchRequest& request, int64_t choice, const ChatAnswer& news);
+
+/// Thoughts under both names that clients look for: DeepSeek's, and vLLM's of today.
+void add_thoughts(const std::string& thoughts, nlohmann::ordered_json* message);
 
 /// {"content":[...]}: each token of the answer, with at most so many of the others that it has.
 void write_chat_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, const WritePiece& write);

@@ -35,7 +35,6 @@ AnswerStream::AnswerStream(const RecordContext& record, const RecordId& id, cons
                        {"model", record.model_name}});
   before_.back() = ',';
   before_ += R"("choices":[)";
-  after_ = call.stream_usage ? R"(],"usage":null})" : "]}";
   rest_.params.echo = rest_.gives_prompt_token_ids = false;
   rest_.params.prompt_logprobs = -1;
 }
@@ -45,14 +44,24 @@ void AnswerStream::event(std::string_view json) {
   written_at_ = std::chrono::steady_clock::now();
 }
 
-void AnswerStream::chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta) {
+void AnswerStream::chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const ChatAnswer& news) {
   const BatchPrompt& prompt = request.prompts[static_cast<size_t>(prompt_of(sequence))];
+  const State& state = states_[static_cast<size_t>(sequence)];
   for (int64_t index = sequence * copies_; index < (sequence + 1) * copies_; ++index) {
     std::string text = before_;
-    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].places, reason, delta},
-                [&](std::string_view piece) { text += piece; });
-    event(text + after_);
+    std::string delta;
+    if (request.chat) delta = state.began ? delta_json(request, index, news) : R"({"role":"assistant","content":""})";
+    write_piece(record_, request, prompt, {completion, index, state.places, reason, delta}, [&](std::string_view piece) { text += piece; });
+    event(text + after_chunk(prompt, totals_[static_cast<size_t>(sequence)]));
   }
+}
+
+std::string AnswerStream::after_chunk(const BatchPrompt& prompt, const Total& total) const {
+  if (!call_.stream_usage) return "}";
+  if (!call_.stream_usage_so_far) return R"(,"usage":null})";
+  const int64_t tokens = std::ssize(prompt.tokens);
+  return fmt::format(R"(,"usage":{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}}}}})", tokens, total.generated_tokens,
+                     tokens + total.generated_tokens);
 }
 
 void AnswerStream::add(const AnswerPiece& piece) {
@@ -73,7 +82,7 @@ void AnswerStream::add(const AnswerPiece& piece) {
     const bool says =
         !placed.text.empty() || !placed.logprobs.empty() || !placed.prompt_logprobs.empty() || piece.ended || (rest_.gives_token_ids && !placed.tokens.empty());
     if (!says) return;
-    chunk(state.began ? rest_ : call_.request, piece.sequence, placed, reason, "");
+    chunk(state.began ? rest_ : call_.request, piece.sequence, placed, reason);
     state.began = true;
   }
 }
@@ -117,22 +126,19 @@ void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, c
   if (!state.began) {
     Completion none;
     none.prompt_logprobs = piece.completion.prompt_logprobs;
-    chunk(call_.request, piece.sequence, none, nullptr, R"({"role":"assistant","content":""})");
+    chunk(call_.request, piece.sequence, none, nullptr);
     state.began = true;
   }
   state.text += piece.completion.text;
-  AnswerForm read_as = form;
-  read_as.thinks = begins_with_thought(state.text, form);  // text that was sent stays text
-  const ChatAnswer answer = piece.ended ? read_chat_answer(state.text, read_as) : settled_chat_answer(state.text, form);
-  OrderedJson delta = OrderedJson::object();
-  if (const std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) delta["reasoning_content"] = thoughts;
-  if (const std::string content = rest_after(answer.content, state.content); !content.empty()) delta["content"] = content;
-  if (!answer.calls.empty()) {
-    delta["tool_calls"] = parse_json<OrderedJson>(tool_calls_json(call_.request, answer, true), "a call");
-    reason = "tool_calls";
-  }
-  const bool says = !delta.empty() || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());
-  if (says) chunk(rest_, piece.sequence, piece.completion, reason, json_text(delta));
+  const ChatAnswer answer = piece.ended ? read_chat_answer(state.text, form) : settled_chat_answer(state.text, form);
+  ChatAnswer news;
+  if (std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) news.reasoning = std::move(thoughts);
+  if (std::string content = rest_after(answer.content, state.content); !content.empty()) news.content = std::move(content);
+  news.calls = answer.calls;
+  if (!news.calls.empty()) reason = "tool_calls";
+  const bool says =
+      news.reasoning || news.content || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());
+  if (says) chunk(rest_, piece.sequence, piece.completion, reason, news);
 }
 
 void AnswerStream::stay_alive() {

@@ -50,7 +50,9 @@ class AnswerStream {
     int64_t prompt_characters = 0, shown_characters = 0;  ///< in front of its text; of its text, so far
   };
   void event(std::string_view json);
-  void chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta);
+  void chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const ChatAnswer& news = {});
+  /// What a chunk of a choice ends with.
+  std::string after_chunk(const BatchPrompt& prompt, const Total& total) const;
   /// A piece of a text with the tokens of which it is certain where they begin in it, as the whole answer has it: the text may be cut before the others.
   Completion with_placed_tokens(State& state, const AnswerPiece& piece) const;
   void add_to_conversation(State& state, const AnswerPiece& piece, const char* reason);
@@ -61,8 +63,8 @@ class AnswerStream {
   int64_t copies_;
   HttpWrite write_;
   bool writes_ = true;
-  std::string before_, after_;  ///< around the choice of a chunk
-  BatchRequest rest_;           ///< the request as pieces after the first of a choice show it
+  std::string before_;  ///< the choice of a chunk
+  BatchRequest rest_;   ///< the request as pieces after the first of a choice show it
   std::vector<State> states_;
   std::vector<Total> totals_;
   std::chrono::steady_clock::time_point written_at_ = std::chrono::steady_clock::now();

@@ -162,11 +162,11 @@ std::string_view without_label(std::string_view opened, const ThoughtMarks& mark
   return opened.starts_with(marks.label) ? opened.substr(marks.label.size()) : opened;
 }
 
-/// Takes the thoughts off the front of `text`.
+/// Takes the thoughts off the front of `text`. An end mark alone is text: nothing was opened that it could end.
 std::optional<std::string> take_thoughts(std::string_view& text, const AnswerForm& form) {
   const std::optional<std::string_view> opened = behind_begin(text, form.marks);
+  if (!form.thinks || (!opened && !form.begins_in_thought)) return std::nullopt;
   const size_t end = text.find(form.marks.end);
-  if (!form.thinks || (end == std::string_view::npos && !opened && !form.begins_in_thought)) return std::nullopt;
   const std::string_view from = opened ? without_label(*opened, form.marks) : text;
   const std::string thoughts(end == std::string_view::npos ? from : from.substr(0, from.size() - (text.size() - end)));
   text = end == std::string_view::npos ? std::string_view() : text.substr(end + form.marks.end.size());
@@ -258,6 +258,10 @@ std::optional<ThoughtMarks> thought_marks_of(std::string_view source) {
   return std::nullopt;
 }
 
+bool stands_in_thought(std::string_view begun_answer, const ThoughtMarks& marks) {
+  return behind_begin(begun_answer, marks) && begun_answer.find(marks.end) == std::string_view::npos;
+}
+
 bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks) {
   const std::string_view end = jinja::strip(prompt, "", false, true);
   return end.ends_with(marks.begin) || end.ends_with(std::string(marks.begin) + std::string(jinja::strip(marks.label, "", false, true)));
@@ -270,15 +274,13 @@ bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer) {
   return form.thinks && (tokenizer.has_special_tokens(form.marks.begin) || tokenizer.has_special_tokens(form.marks.end));
 }
 
-bool begins_with_thought(std::string_view text, const AnswerForm& form) { return form.thinks && (form.begins_in_thought || behind_begin(text, form.marks)); }
-
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
   ChatAnswer settled;
   if (form.channels) return harmony_answer(text, form, false);
   const ThoughtMarks& marks = form.marks;
   if (form.thinks && marks.begin.starts_with(jinja::strip(text, "", true, false))) return settled;  // it may begin with the mark
-  if (begins_with_thought(text, form)) {
-    const std::optional<std::string_view> opened = behind_begin(text, marks);
+  const std::optional<std::string_view> opened = behind_begin(text, marks);
+  if (form.thinks && (opened || form.begins_in_thought)) {
     if (opened && opened->size() < marks.label.size() && marks.label.starts_with(*opened)) return settled;  // its label may come
     const std::string_view thoughts = opened ? without_label(*opened, marks) : text;
     const size_t end = thoughts.find(marks.end);

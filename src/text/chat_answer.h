@@ -47,7 +47,7 @@ struct AnswerForm {
   CallForm calls = CallForm::kNone;
   bool thinks = false;  ///< thoughts stand before the end mark
   ThoughtMarks marks = kUsualThoughtMarks;
-  bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one
+  bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one, or within one
   bool one_call = false;           ///< no more than the first call counts
   bool channels = false;           ///< harmony: the answer is messages in channels
   std::string begun = "";          ///< with channels: begun_harmony_message() of the prompt
@@ -59,6 +59,8 @@ CallForm call_form_of(std::string_view template_source);
 std::optional<ThoughtMarks> thought_marks_of(std::string_view template_source);
 /// Whether a prompt ends within a thought.
 bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks = kUsualThoughtMarks);
+/// Whether an answer of which this is said already began a thought and has not ended it.
+bool stands_in_thought(std::string_view begun_answer, const ThoughtMarks& marks);
 /// Whether a mark that the answer is read by is a special token of the tokenizer, so that the text must not leave these out.
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer);
 
@@ -78,10 +80,7 @@ struct ChatAnswer {
 /// neither the user nor a function is a thought. A call that is broken (not JSON, no name) leaves all of the text as content.
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form);
 
-/// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end, unless there are channels. Thoughts are those that begin as such:
-/// of an answer that ends a thought which it has not begun, the text before it is known as one at its end alone.
+/// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end, unless there are channels. They are the beginnings of
+/// what read_chat_answer() gives at the end.
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form);
-/// Whether the answer begins with a thought, as far as settled_chat_answer() takes it for one.
-bool begins_with_thought(std::string_view text, const AnswerForm& form);
-
 }  // namespace flexgen

@@ -30,7 +30,7 @@ TEST(ChatAnswer, ThoughtsArePartedFromTheText) {
   EXPECT_EQ(shown("Yes.", thinks), "[Yes.]");
   EXPECT_EQ(shown("<think>\nhm\n</think>\n\nYes.", thinks), "<\nhm\n>[\n\nYes.]");
   EXPECT_EQ(shown("\n<think>never ends", thinks), "<never ends>");
-  EXPECT_EQ(shown("hm</think>Yes.", thinks), "<hm>[Yes.]");
+  EXPECT_EQ(shown("hm</think>Yes.", thinks), "[hm</think>Yes.]");  // nothing began that it could end
   EXPECT_EQ(shown("hm</think>Yes.", begun), "<hm>[Yes.]");
   EXPECT_EQ(shown("hm, cut off", begun), "<hm, cut off>");
   EXPECT_EQ(shown("<think>again</think>", begun), "<again>");
@@ -61,7 +61,7 @@ TEST(ChatAnswer, MarksAroundTheAnswerAreNoPartOfIt) {
   EXPECT_EQ(shown("<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>", command), "<hm>[Yes.]");
   EXPECT_EQ(shown("<|START_THINKING|>hm<|END_THINKING|><|START_ACTION|>[]<|END_ACTION|>", command), "<hm>[<|START_ACTION|>[]<|END_ACTION|>]");
   EXPECT_EQ(shown("<|START_RESPONSE|>Yes.<|END_RESPONSE|>", command), "[Yes.]") << "without thoughts";
-  EXPECT_EQ(shown("hm</think><answer>Yes.</answer>", hunyuan), "<hm>[Yes.]");
+  EXPECT_EQ(shown("hm</think><answer>Yes.</answer>", hunyuan), "[hm</think><answer>Yes.</answer>]");
   EXPECT_EQ(shown("<think>hm</think><answer></answer>", hunyuan), "<hm>");
   EXPECT_EQ(shown("<answer></answer>", hunyuan), "[]");
   EXPECT_EQ(shown("<answer>Yes.</ans", hunyuan), "[Yes.</ans]") << "cut off";
@@ -144,6 +144,7 @@ TEST(ChatAnswer, WhatIsSettledStays) {
                                    {"plain text", kChannels},
                                    {"<think>a < b</th</think>\nyes", thinks},
                                    {"a < b</think>yes", begun},
+                                   {"parse <think> and </think> tags", thinks},
                                    {"  <think>unended </thin", thinks},
                                    {"just <think text", thinks},
                                    {"<|channel>thought\na <chan\n<channel|>yes", gemma},

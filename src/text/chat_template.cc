@@ -119,12 +119,16 @@ std::optional<std::string> joined_parts(const Value& content) {
   return text;
 }
 
-/// As transformers hands messages over: without members that are null, thoughts under all of their names, arguments of calls as values.
+bool is_empty_list(const Value& value) { return value.list() && value.list()->items.empty(); }
+
+/// As transformers hands messages over: without members that are null, thoughts under all of their names, arguments of calls as values. And as vLLM does: a list of no calls
+/// is left out, and the content of an answer that has neither that nor calls is empty, as many templates look at one.
 Value prepared(const Value& message, bool takes_parts) {
   if (!message.dict()) return message;
   std::vector<Dict::Item> items;
   for (const auto& [name, value] : message.dict()->items()) {
-    if (value.none()) continue;
+    const bool no_calls = name.text() && name.text()->bytes == "tool_calls" && is_empty_list(value);
+    if (value.none() || no_calls) continue;
     const bool content = name.text() && name.text()->bytes == "content", calls = name.text() && name.text()->bytes == "tool_calls";
     if (calls) items.emplace_back(name, parsed_calls(value));
     else if (auto text = content && !takes_parts ? joined_parts(value) : std::nullopt) items.emplace_back(name, *text);
@@ -137,17 +141,19 @@ Value prepared(const Value& message, bool takes_parts) {
       items.emplace_back("reasoning_content", *thoughts);
       break;
     }
+  if (!kept.find(std::string_view("content")) && !kept.find(std::string_view("tool_calls"))) items.emplace_back("content", "");
   return jinja::make_dict(std::move(items));
 }
 
+[[noreturn]] void refuse_no_text_to_go_on_with() { fail_user("continue_final_message: the last message has no text to go on with"); }
+
 /// The last message with a tag behind its text. `final_text`: what it was.
 Value tagged(const Value& messages, std::string* final_text) {
-  const auto missing = [] { fail_user("continue_final_message: the last message has no text to go on with"); };
   std::vector<Value> all = messages.list()->items;
-  if (all.empty() || !all.back().dict()) missing();
+  if (all.empty() || !all.back().dict()) refuse_no_text_to_go_on_with();
   const Dict& last = *all.back().dict();
   const Value* content = last.find(std::string_view("content"));
-  if (!content) missing();
+  if (!content) refuse_no_text_to_go_on_with();
   if (content->text()) {
     *final_text = content->text()->bytes;
     all.back() = with(last, "content", *final_text + std::string(kContinueTag));
@@ -162,8 +168,14 @@ Value tagged(const Value& messages, std::string* final_text) {
     all.back() = with(last, "content", jinja::make_list(std::move(parts)));
     return jinja::make_list(std::move(all));
   }
-  missing();
-  return {};
+  refuse_no_text_to_go_on_with();
+}
+
+/// Whether the last message, where it is to be gone on with, stands within a thought.
+bool goes_on_in_thought(const Conversation& conversation, const ThoughtMarks& marks) {
+  if (!conversation.continue_final_message || conversation.messages.list()->items.empty()) return false;
+  const Value* content = conversation.messages.list()->items.back().member("content");
+  return content && content->text() && stands_in_thought(content->text()->bytes, marks);
 }
 
 /// What was written out up to the tag.
@@ -233,7 +245,7 @@ void ChatTemplate::tell_form(const Conversation& conversation, std::string_view 
   const std::optional<ThoughtMarks> marks = thought_marks(conversation);
   form->thinks = marks.has_value();
   form->marks = marks.value_or(kUsualThoughtMarks);
-  form->begins_in_thought = form->thinks && ends_in_thought(prompt, form->marks);
+  form->begins_in_thought = form->thinks && (ends_in_thought(prompt, form->marks) || goes_on_in_thought(conversation, form->marks));
   form->channels = call_form() == CallForm::kHarmony;
   if (form->channels) form->begun = begun_harmony_message(prompt);
 }
@@ -334,6 +346,8 @@ std::string ChatTemplate::render(const Conversation& conversation, std::time_t n
   }
   if (!conversation.continue_final_message) return run(named, all, conversation, now);
   if (conversation.add_generation_prompt) fail_user("continue_final_message and add_generation_prompt exclude each other");
+  const std::vector<Value>& given = conversation.messages.list()->items;
+  if (!given.empty() && !given.back().member("content")) refuse_no_text_to_go_on_with();
   std::string final_text;
   all = tagged(all, &final_text);
   return before_tag(run(named, all, conversation, now), final_text);

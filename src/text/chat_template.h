@@ -45,6 +45,8 @@ class ChatTemplate {
   std::string render(const Conversation& conversation, std::time_t now) const;
   /// A field that the template never looks at, so that the model would not see it: "tools", "documents", or a name of the variables; empty if there is none.
   std::string unread_field(const Conversation& conversation) const;
+  /// Whether the template looks at a variable of this name.
+  bool mentions(const Conversation& conversation, std::string_view name) const { return chosen(conversation).compiled.mentions(name); }
   /// Throws Error{user} that names a message of which the template would write nothing: of a role that it passes over, at its place or anywhere, or calls of tools that it
   /// does not know. Words beside calls are not looked for, nor what a template takes out of a content.
   void check_all_is_written(const Conversation& conversation, std::time_t now) const;

@@ -97,7 +97,10 @@ TEST(ChatTemplate, BrokenOnesAreToldByFileAndLine) {
 TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
   // Members that are null are left out.
   EXPECT_EQ(rendered("{{ messages[0] }}", conversation(R"([{"role": "assistant", "content": null, "tool_calls": null, "name": "x"}])")),
-            "{'role': 'assistant', 'name': 'x'}");
+            "{'role': 'assistant', 'name': 'x', 'content': ''}");
+  EXPECT_EQ(rendered("{{ messages[0] }}", conversation(R"([{"role": "assistant", "content": "a", "tool_calls": []}])")),
+            "{'role': 'assistant', 'content': 'a'}");
+  EXPECT_EQ(rendered("{{ messages[0].content is defined }}", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}])")), "False");
   // Thoughts go by each of their names.
   EXPECT_EQ(
       rendered("{{ messages[0].reasoning_content }},{{ messages[0].thinking }}", conversation(R"([{"role": "assistant", "content": "", "reasoning": "hm"}])")),
