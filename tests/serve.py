@@ -647,6 +647,15 @@ def no_threads(test):
         check(any("no thread for a connection" in said for said in server.said), server.said)
 
 
+def unread_calls(test):
+    """Who gives tools to a model whose calls stay in the text learns of it at the start."""
+    for end, warned in (("", True), ("{# <tool_call> #}", False)):
+        with open(test.path("tools.jinja"), "w") as file:
+            file.write("{{ messages[0].content }}{% if tools %}tools{% endif %}" + end)
+        with Server(test.binary, test.model, "--chat-template", test.path("tools.jinja")) as server:
+            check(any("calls stay in the content" in said for said in server.said) == warned, server.said)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
@@ -656,6 +665,7 @@ def main():
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as work:
         test = Test(args.binary, args.source, work)
+        unread_calls(test)
         with Server(test.binary, test.model, "--max-num-seqs", "24") as server:
             said = "".join(server.said)
             check("generated tokens/s with 24 sequences in flight" in said and "max_tokens" not in said, f"what is planned for: {said}")

@@ -131,9 +131,9 @@ def ends_of_batches(test, rng):
         check(len(content(server, batch["output_file_id"])) == batch["request_counts"]["completed"] < 60, batch)
         server.ask(f"/v1/batches/{first['id']}/cancel", {}, 409)
         server.settle()
-        for text in ("", "nonsense\n", long[:200]):
+        for text in ("", "nonsense\n", long[:200], "[1]"):
             batch = until(server, create(server, upload(server, text)["id"])["id"], over, "it does not end")
-            check(batch["status"] == "failed" and batch["errors"]["data"][0]["message"], batch)
+            check(batch["status"] == "failed" and batch["errors"]["data"][0]["message"] and state not in json.dumps(batch), batch)
         good = upload(server, long)["id"]
         create(server, "file-none", status=404)
         create(server, good, "/v1/embeddings", 400)
@@ -232,6 +232,20 @@ def limits(test):
             check(answer.startswith(b"HTTP/1.1 200"), f"{pieces[1]}: {answer}")
             file = json.loads(answer.partition(b"\r\n\r\n")[2])
             get(server, f"/v1/files/{file['id']}", method="DELETE")
+        # In chunks shorter than the boundary's line, with names as programs write them, and more parameters of the type.
+        form = b'--edge\r\nContent-Disposition: form-data; name=purpose\r\n\r\nbatch\r\n--edge\r\nContent-Disposition: form-data; filename=a.jsonl; name=file\r\n\r\n{}\r\n--edge--\r\n'
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(form[at:at + 3]), form[at:at + 3]) for at in range(0, len(form), 3)) + b"0\r\n\r\n"
+        head = b"POST /v1/files HTTP/1.1\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=edge; charset=UTF-8\r\n"
+        for body in (b"Content-Length: %d\r\n\r\n" % len(form) + form, b"Transfer-Encoding: chunked\r\n\r\n" + chunks):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as connection:
+                connection.sendall(head + body)
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            check(answer.startswith(b"HTTP/1.1 200"), answer)
+            file = json.loads(answer.partition(b"\r\n\r\n")[2])
+            check(file["filename"] == "a.jsonl" and file["bytes"] == 2, file)
+            get(server, f"/v1/files/{file['id']}", method="DELETE")
+        status, _, text = server.call("POST", "/v1/files", raw=form.replace(b"; name=file", b""), headers={"Content-Type": "multipart/form-data; boundary=edge"})
+        check(status == 400 and "Content-Disposition" in text, text)
         upload(server, "x" * 3000, status=413)
         check(get(server, "/v1/files")["data"] == [] and os.listdir(test.path("small/files")) == [], "something is left of it")
 

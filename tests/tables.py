@@ -197,6 +197,14 @@ def choices(tables):
         check(f"({right} of {len(rows)})" in out, f"accuracy: {out}")
 
 
+def right_answers_that_are_no_choices(tables):
+    for name, content, asked, said in (("f.csv", "q,label\na,0.0\nb,1.0\n", "0,1", "2 of 2 rows are none of --choices ('0.0', say)"), ("f.jsonl", '{"q": "a", "label": true}\n{"q": "b", "label": "True"}\n', "True,False", "1 of 2 rows are none of --choices ('true', say)"),
+                                       ("g.jsonl", '{"q": "a", "label": 0.0}\n{"q": "b", "label": "1"}\n', "0,1", ""), ("g.csv", "q,label\na, 0\nb,1\n", "0,1", "")):
+        tables.write(name, content)
+        told = tables.run(name, "out." + name, "--prompt-template", "{{ q }}", "--choices", asked, "--answer-column", "label")[1]
+        check(said in told if said else "none of --choices" not in told, f"{name}: {told}")
+
+
 def refused(tables):
     text, _ = table_text(4)
     tables.write("r.csv", text)
@@ -375,7 +383,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, killed_at_the_end, two_at_once, choices, choices_of_a_template, refused, shown, numbers, judged, own_examples, nul):
+        for part in (forms, killed, killed_at_the_end, two_at_once, choices, choices_of_a_template, right_answers_that_are_no_choices, refused, shown, numbers, judged, own_examples, nul):
             part(tables)
     print("tables: all as they should be")
 

@@ -354,6 +354,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "guided_choice": {})", "invalid_value", "must be a list of texts"},
         BadBody{R"("prompt": "x", "guided_choice": [])", "invalid_value", "guided_choice must be a list of 1 to"},
         BadBody{R"("prompt": "x", "structured_outputs": {"choice": []})", "invalid_value", "structured_outputs.choice must be a list of 1 to"},
+        BadBody{R"("prompt": "x", "guided_grammar": "start: \"a\" | \"b\"")", "invalid_value",
+                why_no_grammars() ? "guided_grammar" : "Lark's grammars are not read"},
         BadBody{R"("prompt": "x", "structured_outputs": {})", "invalid_value", "structured_outputs says nothing of the answer"},
         BadBody{R"("prompt": "x", "structured_outputs": {"json": null, "json_object": false, "disable_any_whitespace": true})", "invalid_value",
                 "says nothing"},

@@ -179,10 +179,13 @@ std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const Lin
   if (all.empty()) return nullptr;
   if (all.size() > 1) refuse_value(all[1].path, fmt::format("says what the answer must be, and so does {}; give one", name_in_body(all[0].path)));
   refuse_beside_grammar(body, all[0].path);
+  const bool is_ebnf = all[0].spec.kind == GrammarKind::kEbnf, has_rules = all[0].spec.text.find("::=") != std::string::npos;
   try {
     return kept_grammar(std::move(all[0].spec));
   } catch (const Error& error) {
-    refuse("invalid_value", all[0].path, fmt::format("{}: {}", all[0].path, error.what()));
+    refuse("invalid_value", all[0].path,
+           fmt::format("{}: {}{}", all[0].path, error.what(),
+                       is_ebnf && !has_rules ? "; Lark's grammars are not read: write rules as GBNF has them, root ::= ..., beginning with root" : ""));
   }
 }
 

@@ -98,6 +98,14 @@ struct State {
   BatchDesk batches;
 };
 
+/// Who gives tools would take a call for an answer in words.
+void warn_of_unread_calls(const ModelLimits& limits, const std::string& name) {
+  Conversation with_tools;
+  with_tools.tools = jinja::make_list({});
+  if (limits.chat && limits.chat->call_form() == CallForm::kNone && limits.chat->mentions(with_tools, "tools"))
+    spdlog::warn("{}: the chat template takes tools, and writes calls in a form that is not read: a model's calls stay in the content of answers", name);
+}
+
 /// How a batch is answered: as a job of run-batch, by an engine that is there already.
 BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, const std::string& folder, const std::string& name, const EngineOptions& chosen,
                             const Engine& engine, const ModelLimits& limits) {
@@ -147,6 +155,7 @@ int serve_command(const ServeOptions& options) {
   ModelLimits limits = limits_of(model, options.chat_template, engine.model().config(), engine.tokenizer());
   limits.max_positions = load.longest_sequence;
   limits.max_logprob_ids = kMostLogprobs;
+  warn_of_unread_calls(limits, name);
   ServeContext context{std::move(limits), name, std::time(nullptr), options.max_body_bytes, options.engine.shares_prefixes(), queue, metrics};
   HttpLimits http;
   http.connections = options.max_connections;

@@ -232,12 +232,23 @@ void BatchDesk::work() {
       }
       spdlog::error("batch {}: {}", id, error.what());
       try {
-        fail(id, "failed", error.what());
+        fail(id, "failed", without_paths(id, error.what()));
       } catch (const std::exception& again) {  // it stays as it was, and is tried at the next start
         spdlog::error("batch {}: {}", id, again.what());
       }
     }
   }
+}
+
+std::string BatchDesk::without_paths(const std::string& id, std::string message) const {
+  std::string input;
+  {
+    std::lock_guard guard(mutex_);
+    input = batches_.at(id)["input_file_id"];
+  }
+  for (const auto& [path, shown] : {std::pair{files_.path(input), input}, {folder(id) + "/", std::string()}})
+    for (size_t at = 0; (at = message.find(path, at)) != std::string::npos; at += shown.size()) message.replace(at, path.size(), shown);
+  return message;
 }
 
 void BatchDesk::run(const std::string& id) {

@@ -52,6 +52,8 @@ class BatchDesk {
   void run(const std::string& id);
   void finish(const std::string& id, const BatchOutcome& outcome);
   void fail(const std::string& id, const std::string& code, const std::string& message);
+  /// Clients know files by their ids, and where the server keeps them is no matter of theirs.
+  std::string without_paths(const std::string& id, std::string message) const;
   /// What lies in a batch's outputs, where nobody has counted since the start. `known`: its counts so far, whose total stays, and which stay where the outputs cannot be read.
   Json counts_of_outputs(const std::string& id, const Json& known) const;
   void attach_outputs(const std::string& id, Json& batch);

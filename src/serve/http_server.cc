@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "serve/api_error.h"
 #include "serve/chunk_frames.h"
+#include "serve/form_parser.h"
 
 namespace flexgen {
 namespace {
@@ -32,8 +33,6 @@ constexpr size_t kSocketBytes = 16 << 10;
 constexpr size_t kMaxPathBytes = 512;  // the library matches patterns by recursion
 constexpr double kLingerS = 2;         // for a client that sends on while it is refused
 constexpr int64_t kLingerBytes = int64_t{64} << 20;
-constexpr size_t kMaxParts = 16;               // of a form
-constexpr int64_t kMaxBoundaryBytes = 70 + 4;  // of a form's first line (RFC 2046)
 constexpr int kBacklog = 1024;
 constexpr int kHeadersTooLong = 431;
 constexpr int64_t kFreeBytes = kSocketBytes;  // bodies that need no room: a connection holds as much anyway
@@ -81,8 +80,6 @@ class Connection : public httplib::Stream {
     deadline_ = Clock::now() + seconds(limits_.read_s);
   }
   double patience_s() const { return limits_.read_s; }
-  /// The next read gives so many bytes at once, unless the client sends fewer.
-  void gather(size_t bytes) { gathered_ = std::min(bytes, kSocketBytes); }
   /// The rest of the body is not wanted.
   void refuse_rest() { refused_ = true; }
   bool refused() const { return refused_; }
@@ -112,9 +109,7 @@ class Connection : public httplib::Stream {
   bool is_readable() const override { return at_ < end_ || wait_for(POLLIN, seconds_left()); }
   bool is_writable() const override { return !gone(); }
   ssize_t read(char* data, size_t size) override {
-    while (end_ - at_ < std::max<size_t>(1, gathered_))
-      if (!fill()) return -1;
-    gathered_ = 0;
+    if (at_ == end_ && !fill()) return -1;
     bool is_taken = false;
     while (chunks_ && !is_taken && chunks_->behind_body()) {
       if (at_ == end_ && !fill()) return -1;
@@ -195,7 +190,7 @@ class Connection : public httplib::Stream {
   socket_t socket_;
   const HttpLimits& limits_;
   char buffer_[kSocketBytes];
-  size_t at_ = 0, end_ = 0, gathered_ = 0;
+  size_t at_ = 0, end_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;
   bool in_headers_ = true, refused_ = false, wrote_ = false, holds_room_ = false, late_ = false;
@@ -315,41 +310,34 @@ class Call : public HttpCall {
   }
 
   bool form(int64_t most_bytes, const std::function<void(const HttpPart&)>& part, const std::function<void(std::string_view)>& piece) override {
-    if (!request_.is_multipart_form_data() || !reader_) return false;
+    const std::optional<std::string> boundary = form_boundary(request_.get_header_value("Content-Type"));
+    if (!boundary || !reader_) return false;
     check_length(most_bytes);
     took_body_ = true;
-    // The library looks for a form's first line in the first bytes that come, however few.
-    const std::string length = request_.get_header_value("Content-Length");
-    if (!length.empty()) connection_here->gather(static_cast<size_t>(std::min<int64_t>(std::stoll(length), kMaxBoundaryBytes)));
+    // The library's own reader of forms takes few of those that are sent; without a type it hands over the body as it is.
+    const_cast<httplib::Request&>(request_).headers.erase("Content-Type");
+    FormParser parser(*boundary, part, piece);
     int64_t bytes = 0;
-    size_t parts = 0;
-    bool too_long = false;
+    bool too_long = false, is_form = true;
     std::exception_ptr error;
-    const auto guarded = [&](auto&& act) {
-      try {
-        act();
-        return true;
-      } catch (...) {
-        error = std::current_exception();
-        return false;
-      }
-    };
     const bool whole = take_body([&] {
-      return (*reader_)(
-          [&](const httplib::MultipartFormData& begins) {
-            if (++parts > kMaxParts) return false;
-            return guarded([&] { part({begins.name, begins.filename}); });
-          },
-          [&](const char* data, size_t size) {
-            bytes += static_cast<int64_t>(size);
-            too_long = bytes > most_bytes;
-            return !too_long && guarded([&] { piece({data, size}); });
-          });
+      return (*reader_)([&](const char* data, size_t size) {
+        bytes += static_cast<int64_t>(size);
+        too_long = bytes > most_bytes;
+        if (too_long) return false;
+        try {
+          is_form = parser.take({data, size});
+        } catch (...) {
+          error = std::current_exception();
+        }
+        return is_form && !error;
+      });
     });
-    if (error) {
-      connection_here->refuse_rest();
-      std::rethrow_exception(error);
-    }
+    if (error || !is_form) connection_here->refuse_rest();
+    if (error) std::rethrow_exception(error);
+    if (!is_form || (whole && !parser.ended()))
+      throw ApiError{400, "the form cannot be read: each part needs Content-Disposition: form-data with a name, and the last boundary ends with --",
+                     "invalid_value"};
     finish_reading(whole, too_long, most_bytes);
     return true;
   }

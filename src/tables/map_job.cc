@@ -346,17 +346,30 @@ void MapJob::check_row(const TableReader& table, const TableRow& row) {
   if (judges() && !schema_fields_.empty()) right_fields(table, row);
 }
 
+bool MapJob::is_choice(const jinja::Value& right) const {
+  const bool is_text = right.text() || right.none();
+  const std::string judged = is_text ? without_blanks(cell_text(right)) : judged_json(right);
+  return std::any_of(options_.choices.begin(), options_.choices.end(),
+                     [&](const std::string& choice) { return judged == (is_text ? without_blanks(choice) : judged_answer(choice)); });
+}
+
 bool MapJob::write_lines(const std::atomic<bool>& stop) {
   TableReader table(options_.input, input_kind_);
   lines_.emplace(files_.lines, ::write);
   TableRow row;
   columns_.clear();
-  int64_t rows = 0;
+  int64_t rows = 0, no_choice = 0;
+  std::string first_no_choice;
   for (; table.next(&row); ++rows) {
     if (stop) return false;
     check_row(table, row);
     lines_->add(json_text(body_of(table, row)) + "\n");
+    if (!judges() || options_.choices.empty() || is_choice(right_answer(table, row))) continue;
+    if (no_choice++ == 0) first_no_choice = cell_text(right_answer(table, row));
   }
+  if (no_choice > 0)
+    spdlog::warn("{}: the right answers of {} of {} rows are none of --choices ('{}', say), so that any answer to these counts as wrong", options_.input,
+                 format_count(no_choice), format_count(rows), printable(std::string_view(first_no_choice).substr(0, 40)));
   if (rows == 0) fail_user("{} has no rows", options_.input);
   fingerprint_ = table.fingerprint();
   lines_->finish();

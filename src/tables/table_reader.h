@@ -80,6 +80,7 @@ class TableReader {
   std::optional<CsvReader> csv_;
   std::optional<LineReader> lines_;
   int64_t number_ = 0;
+  bool holds_columns_ = false;  ///< the first object looks like a whole table
 };
 
 /// What a row has under a name, for templates; none if it has no such column.

@@ -140,6 +140,7 @@ TEST(Tables, WhatIsNoTableIsNamed) {
   for (const auto& [text, what] :
        std::initializer_list<std::pair<std::string, const char*>>{{R"({"a": 1, "b": {"c": 1, "c": 2}})", "row 1 (line 1): it has 'c' twice"},
                                                                   {R"({"a": 1, "a": 1})", "it has 'a' twice; rename one"},
+                                                                  {R"({"a": {"0": "x", "1": "y"}, "b": {"0": 1, "1": 2}})", "orient=\"records\""},
                                                                   {R"({"a": NaN})", "JSON has no NaN and no Infinity, so write null"},
                                                                   {R"({"a": 1e999})", "the number 1e999 is out of range"}})
     try {
@@ -150,6 +151,22 @@ TEST(Tables, WhatIsNoTableIsNamed) {
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr(what));
     }
+}
+
+// pandas' orient="index", or columns with names of rows; the same as a row among others is one.
+TEST(Tables, AnObjectThatIsTheWholeTableIsNoRow) {
+  TestFolder folder;
+  const std::string text = R"({"de": {"text": "x", "n": 1}, "en": {"n": 2, "text": "y"}})";
+  TableRow row;
+  TableReader alone(folder.put("t.json", text), TableKind::kJsonl);
+  ASSERT_TRUE(alone.next(&row));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { alone.next(&row); }), testing::HasSubstr("holds the table by columns"));
+  TableReader two(folder.put("t.json", text + "\n" + text), TableKind::kJsonl);
+  EXPECT_TRUE(two.next(&row) && two.next(&row));
+  EXPECT_FALSE(two.next(&row));
+  TableReader other(folder.put("t.json", R"({"a": {"x": 1}, "b": {"y": 1}})"), TableKind::kJsonl);
+  EXPECT_TRUE(other.next(&row));
+  EXPECT_FALSE(other.next(&row));
 }
 
 TEST(Tables, KindsGoByTheName) {

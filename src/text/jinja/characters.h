@@ -34,6 +34,9 @@ std::string titled(std::string_view text);
 /// By Unicode's categories: L*, Nd, all others.
 enum class CharacterClass { kLetter, kDigit, kOther };
 CharacterClass class_of(uint32_t codepoint);
+/// As Python's isdigit and isnumeric have them: more than decimal digits.
+bool is_python_digit(uint32_t codepoint);
+bool is_python_numeric(uint32_t codepoint);
 bool is_upper(uint32_t codepoint);
 bool is_lower(uint32_t codepoint);
 

@@ -117,6 +117,24 @@ TEST_F(JinjaTemplate, StrictRefusesWhatIsNotThere) {
   EXPECT_FALSE(Template("examples {{ a.examples }}").mentions("examples"));
 }
 
+TEST_F(JinjaTemplate, WhatCharactersAreIsAskedAsInPython) {
+  const auto asked = [](const std::string& text) {
+    return Template("{{ [t.isdecimal(), t.isdigit(), t.isnumeric(), t.isalnum(), t.istitle()] | map('int') | join }}").render({{"t", text}}, 0);
+  };
+  for (const auto& [text, wanted] : std::initializer_list<std::pair<const char*, const char*>>{{"42", "11110"},
+                                                                                               {"²", "01110"},
+                                                                                               {"½", "00110"},
+                                                                                               {"一", "00110"},
+                                                                                               {"Ⅷ", "00111"},
+                                                                                               {"a½", "00010"},
+                                                                                               {"", "00000"},
+                                                                                               {"Two Words", "00001"},
+                                                                                               {"TWo", "00010"},
+                                                                                               {"Two words", "00000"},
+                                                                                               {"1st", "00010"}})
+    EXPECT_EQ(asked(text), wanted) << text;
+}
+
 TEST_F(JinjaTemplate, NumbersAtTheEndsOfTheirRange) {
   const std::string least = "(-9223372036854775807-1)";
   EXPECT_EQ(Template("{{ 'ab'.ljust" + least + " }}{{ 'ab'.center" + least + " }}{{ 'ab'.zfill" + least + " }}").render({}, 0), "ababab");

@@ -205,8 +205,8 @@ Value all_are(Run&, const Value& self, Args& args) {
 }
 
 bool is_letter(uint32_t c) { return class_of(c) == CharacterClass::kLetter; }
-bool is_digit(uint32_t c) { return class_of(c) == CharacterClass::kDigit; }
-bool is_letter_or_digit(uint32_t c) { return class_of(c) != CharacterClass::kOther; }
+bool is_decimal(uint32_t c) { return class_of(c) == CharacterClass::kDigit; }
+bool is_letter_or_numeric(uint32_t c) { return is_letter(c) || is_python_numeric(c); }
 
 /// islower and isupper: none of the other case, and one of the own.
 template <bool kUpper>
@@ -220,6 +220,12 @@ Value case_is(Run&, const Value& self, Args& args) {
     has_own = has_own || (kUpper ? is_upper(c) : is_lower(c));
   }
   return has_own;
+}
+
+Value is_title(Run&, const Value& self, Args& args) {
+  const Bound none(args, "istitle()", {});
+  const std::string_view text = bytes_of(self);
+  return titled(text) == text && to_lower(text) != text;  // it has letters with a case
 }
 
 Value is_ascii(Run&, const Value& self, Args& args) {
@@ -314,8 +320,9 @@ Operation text_method(std::string_view name) {
       {"count", count}, {"replace", replace}, {"join", join}, {"format", format},
       {"partition", partition<false>}, {"rpartition", partition<true>}, {"removeprefix", remove_affix<false>}, {"removesuffix", remove_affix<true>},
       {"ljust", justify<0>}, {"center", justify<1>}, {"rjust", justify<2>}, {"zfill", zfill}, {"expandtabs", expandtabs},
-      {"isalpha", all_are<is_letter>}, {"isdigit", all_are<is_digit>}, {"isdecimal", all_are<is_digit>}, {"isnumeric", all_are<is_digit>},
-      {"isalnum", all_are<is_letter_or_digit>}, {"isspace", all_are<is_python_space>}, {"isupper", case_is<true>}, {"islower", case_is<false>}, {"isascii", is_ascii}};
+      {"isalpha", all_are<is_letter>}, {"isdigit", all_are<is_python_digit>}, {"isdecimal", all_are<is_decimal>}, {"isnumeric", all_are<is_python_numeric>},
+      {"isalnum", all_are<is_letter_or_numeric>}, {"isspace", all_are<is_python_space>}, {"isupper", case_is<true>}, {"islower", case_is<false>}, {"istitle", is_title},
+      {"isascii", is_ascii}};
   // clang-format on
   const auto found = kMethods.find(name);
   return found == kMethods.end() ? nullptr : found->second;
