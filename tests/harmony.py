@@ -20,6 +20,8 @@ THOUGHT = "<|channel|>analysis<|message|>They want a sum.<|end|><|start|>assista
 CALL = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>" + '{"x": 7}' + "<|call|>"
 FINAL = "<|channel|>final<|message|>It is seven.<|return|>"
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["x"]}}} for name in ("add", "drop")]
+STRICT = [{"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+SAYS_SEVEN = {"guided_regex": "It is [a-z]{5}\\."}
 NAMED = {"type": "function", "function": {"name": "add"}}
 
 # Questions of these lengths have their answers at places of their own.
@@ -36,6 +38,11 @@ CASES = [
     ("named", CALLS, {"tools": TOOLS, "tool_choice": NAMED}, None, None, "add"),
     ("auto", THINKS_AND_CALLS, {"tools": TOOLS}, "They want a sum.", None, "add"),
     ("final", THINKS_AND_ANSWERS, {"tools": TOOLS}, "They want a sum.", "It is seven.", None),
+    ("strict call", THINKS_AND_CALLS, {"tools": STRICT}, "They want a sum.", None, "add"),
+    ("strict final", THINKS_AND_ANSWERS, {"tools": STRICT}, "They want a sum.", "It is seven.", None),
+    ("regex", THINKS_AND_ANSWERS, SAYS_SEVEN, "They want a sum.", "It is seven.", None),
+    ("regex or call, which calls", THINKS_AND_CALLS, {"tools": STRICT, **SAYS_SEVEN}, "They want a sum.", None, "add"),
+    ("regex or call, which says", THINKS_AND_ANSWERS, {"tools": STRICT, **SAYS_SEVEN}, "They want a sum.", "It is seven.", None),
     ("no tools", THINKS_AND_ANSWERS, {}, "They want a sum.", "It is seven.", None),
     # Would answer, and must call.
     ("held", THINKS_AND_ANSWERS, {"tools": TOOLS, "tool_choice": NAMED}, "They want a sum.", None, "add")]
@@ -95,6 +102,28 @@ def conversations(binary, model, work, server):
         check_stream(case, server, asked)
 
 
+def schemas(binary, model, work, server):
+    """The final message is held to a schema, which the script does not follow, in a call, in a prompt and in a table."""
+    schema = {"type": "object", "properties": {"x": {"const": 7}}, "required": ["x"]}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}}
+    choice = server.ask("/v1/chat/completions", body_of(THINKS_AND_ANSWERS, asked))["choices"][0]
+    check(choice["finish_reason"] == "stop" and json.loads(choice["message"]["content"]) == {"x": 7} and choice["message"]["reasoning_content"] == "They want a sum.", choice)
+    check_stream(("schema", THINKS_AND_ANSWERS, asked), server, choice)
+    cut = server.ask("/v1/chat/completions", {**body_of(THINKS_AND_ANSWERS, asked), "max_completion_tokens": 12})["choices"][0]
+    check(cut["finish_reason"] == "length" and cut["message"]["content"] is None and "They want a sum.".startswith(cut["message"]["reasoning_content"]), cut)
+    path, table = os.path.join(work, "x.json"), os.path.join(work, "t.csv")
+    with open(path, "w") as file:
+        json.dump(schema, file)
+    with open(table, "w") as file:
+        file.write(f"q\n{THINKS_AND_ANSWERS}\n")
+    ran = subprocess.run([binary, "generate", "-m", model, "--chat", "--json-schema", path, "--json", "--max-tokens", "120", *ENGINE, THINKS_AND_ANSWERS], capture_output=True, text=True, timeout=300)
+    check(ran.returncode == 0 and json.loads(json.loads(ran.stdout)["content"]) == {"x": 7}, f"{ran.stdout}{ran.stderr}")
+    ran = subprocess.run([binary, "map", "-m", model, "-i", table, "-o", os.path.join(work, "o.csv"), "--prompt-template", "{{ q }}", "--chat", "--json-schema", path, "--max-tokens", "120", *ENGINE],
+                         capture_output=True, text=True, timeout=300)
+    with open(os.path.join(work, "o.csv")) as file:
+        check(ran.returncode == 0 and file.read().split("\n")[1].endswith(",7"), f"{ran.stdout}{ran.stderr}")
+
+
 def dead_ends(binary, model, work, server):
     body = {"prompt": "x", "max_tokens": 9, "temperature": 0}
     dead = {**body, "guided_choice": ["a\u00e9"]}  # the tokenizer has the "a" alone
@@ -123,6 +152,7 @@ def main():
             file.write(TEMPLATE)
         with Server(binary, model) as server:
             conversations(binary, model, work, server)
+            schemas(binary, model, work, server)
             dead_ends(binary, model, work, server)
     print("harmony.py: all holds")
 

@@ -25,6 +25,7 @@
 #include "batch/line_json.h"
 #include "batch/special_tokens.h"
 #include "batch/tool_choice.h"
+#include "text/grammar/thoughts_grammar.h"
 
 namespace flexgen {
 namespace {
@@ -342,6 +343,17 @@ void refuse_unread(Conversation conversation, bool with_tools, const LineBody& b
          fmt::format("body has the field '{}', {}; leave it out, or give another template with --chat-template FILE", name, kWhy));
 }
 
+/// Thoughts that the answer begins with are part of its grammar.
+void make_room_for_thoughts(HeldAnswer held, const ModelLimits& limits, BatchRequest* request) {
+  if (!request->params.grammar) return;
+  try {
+    GrammarSpec whole = behind_thoughts(*request->params.grammar, held, limits.tokenizer, &*request->chat);
+    if (!whole.before.empty()) request->params.grammar = kept_grammar(std::move(whole), true);
+  } catch (const Error& error) {
+    refuse_value(kMessagesPath, error.what());
+  }
+}
+
 /// The conversation as a prompt, and how its answer is read.
 void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& limits, BatchRequest* request) {
   Conversation conversation = parse_conversation(line, body);
@@ -350,9 +362,14 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   request->chat.emplace();
   // Without a template, for planning, any form will do.
   const CallForm calls = limits.chat ? limits.chat->call_form() : CallForm::kHermes;
-  const ToolChoice choice = parse_tool_choice(conversation, body, calls, limits.tokenizer);
-  if (choice.grammar) {
-    if (request->params.grammar) refuse_value("body.tool_choice", "or a strict function says what the answer must be, and so does another field; give one");
+  const bool beside = request->params.grammar != nullptr;  // a field that says what the answer is unless it calls
+  const ToolChoice choice = parse_tool_choice(conversation, body, calls, limits.tokenizer, beside);
+  if (choice.grammar && beside) {
+    if (choice.forced) refuse_value("body.tool_choice", "forces a call, and another field says what the answer must be; give one");
+    GrammarSpec either = *request->params.grammar;
+    either.instead = choice.grammar->text;
+    request->params.grammar = kept_grammar(std::move(either), true);
+  } else if (choice.grammar) {
     request->params.grammar = choice.grammar;
   }
   if (limits.chat) {
@@ -367,13 +384,8 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
     }
     limits.chat->tell_form(conversation, text, &*request->chat);
     request->params.answers_afresh = !conversation.continue_final_message;
-    if (request->chat->channels && request->params.grammar && !choice.grammar)
-      refuse_value(kMessagesPath,
-                   "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
     if (choice.grammar || (limits.tokenizer && has_special_marks(*request->chat, *limits.tokenizer))) request->params.skip_special_tokens = false;
-    if (request->params.grammar && request->chat->begins_in_thought && (choice.forced || !choice.grammar))
-      refuse_value(kMessagesPath,
-                   "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
+    make_room_for_thoughts(choice.grammar && !beside ? HeldAnswer::kCalls : HeldAnswer::kContent, limits, request);
   } else if (limits.tokenizer || limits.text_bytes_per_token == 0) {
     refuse("unsupported_endpoint", kMessagesPath,
            fmt::format("a conversation needs the model's chat template: {}",

@@ -246,7 +246,16 @@ TEST(ChatLine, ForcedCallsAreGrammars) {
   EXPECT_FALSE(good(tools + R"(, "tool_choice": "required")", hermes).params.skip_special_tokens) << "marks may be special tokens";
   EXPECT_THAT(good(strict, hermes).params.grammar->text, HasSubstr("triggered_tags"));
   EXPECT_THAT(good(strict, thinks).params.grammar->text, HasSubstr("triggered_tags"));
-  EXPECT_THAT(bad(tools + R"(, "tool_choice": "required")", thinks).message, HasSubstr("begin an answer with thoughts"));
+  EXPECT_THAT(good(strict, thinks).params.grammar->before, HasSubstr("</think>"));
+  EXPECT_THAT(good(tools + R"(, "tool_choice": "required")", thinks).params.grammar->before, HasSubstr("</think>"));
+  const std::string schema = R"(, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}})";
+  const BatchRequest structured = good(kHello + schema, thinks);
+  EXPECT_EQ(structured.params.grammar->kind, GrammarSpec::Kind::kJsonSchema);
+  EXPECT_THAT(structured.params.grammar->before, HasSubstr("</think>"));
+  EXPECT_TRUE(structured.chat->structured);
+  EXPECT_EQ(structured.params.grammar, good(kHello + schema, thinks).params.grammar) << "one in memory";
+  EXPECT_EQ(good(kHello + schema, hermes).params.grammar->before, "");
+  EXPECT_THAT(good(strict + schema, thinks).params.grammar->instead, testing::AllOf(HasSubstr("</think>"), HasSubstr("<tool_call>")));
   EXPECT_THAT(bad(tools + R"(, "tool_choice": "required", "response_format": {"type": "json_object"})", hermes).message, HasSubstr("give one"));
   EXPECT_THAT(bad(tools + R"(, "tool_choice": "required", "ignore_eos": true)", hermes).message, HasSubstr("body.ignore_eos"));
   ModelLimits planning{257, 400, nullptr, 4};
@@ -390,7 +399,20 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_EQ(said["finish_reason"], "tool_calls");
   EXPECT_EQ(record(good(kHello, harmony), "<|channel|>final<|message|>Yes.")["response"]["body"]["choices"][0]["message"]["content"], "Yes.");
   if (!why_no_grammars()) {
-    EXPECT_THAT(bad(kHello + R"(, "response_format": {"type": "json_object"})", harmony).message, HasSubstr("channels"));
+    const BatchRequest object = good(kHello + R"(, "response_format": {"type": "json_object"})", harmony);
+    EXPECT_THAT(object.params.grammar->before, HasSubstr("final"));
+    const Json answered =
+        record(object, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>{}")["response"]["body"]["choices"][0]["message"];
+    EXPECT_EQ(answered["content"], "{}");
+    EXPECT_EQ(answered["reasoning_content"], "hm");
+    const ModelLimits open = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <|channel|> <|message|> #}");
+    EXPECT_THAT(bad(kHello + R"(, "response_format": {"type": "json_object"})", open).message, HasSubstr("begin no message of the assistant"));
+    const ModelLimits thinks = limits_with("{{ messages[0].content }}<think>{# </think> #}");
+    const Json cut =
+        record(good(kHello + R"(, "response_format": {"type": "json_object"})", thinks), "hm", FinishReason::kLength)["response"]["body"]["choices"][0];
+    EXPECT_EQ(cut["finish_reason"], "length");
+    EXPECT_EQ(cut["message"]["content"], nullptr);
+    EXPECT_EQ(cut["message"]["reasoning_content"], "hm");
   }
   EXPECT_TRUE(good(kHello + tool).unread_calls);
   EXPECT_FALSE(good(kHello + tool + R"(, "tool_choice": "none")").unread_calls);

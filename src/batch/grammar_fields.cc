@@ -142,7 +142,7 @@ void add_structured(const LineJson& line, const LineBody& body, std::vector<Aske
 }  // namespace
 
 // Most files have a few.
-std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked) {
+std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked, bool is_honoured) {
   static std::mutex mutex;
   static std::list<std::pair<GrammarSpec, std::shared_ptr<const GrammarSpec>>> kept;  // as asked, as honoured; the newest first
   {
@@ -155,7 +155,7 @@ std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked) {
   }
   GrammarSpec spec = asked;
   if (const std::optional<std::string> why = why_no_grammars()) fail_user("cannot be followed: {}", *why);
-  if (spec.kind == GrammarKind::kJsonSchema) spec.text = honoured_schema(spec.text);
+  if (spec.kind == GrammarKind::kJsonSchema && !is_honoured) spec.text = honoured_schema(spec.text);
   check_grammar(spec);
   auto honoured = std::make_shared<const GrammarSpec>(std::move(spec));
   std::lock_guard lock(mutex);

@@ -17,7 +17,8 @@ std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const Lin
 void refuse_beside_grammar(const LineBody& body, const std::string& path);
 
 /// The specification with its schema as it is honoured; the same one in memory for all that ask for the same. Throws Error{user}.
-std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked);
+/// `is_honoured`: its schema is as it is honoured already.
+std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked, bool is_honoured = false);
 
 /// Of the text of a schema, as `generate` has it. Throws Error{user}.
 std::shared_ptr<const GrammarSpec> schema_grammar(std::string_view json);

@@ -43,7 +43,7 @@ std::string chosen_name(const nlohmann::json& choice) {
 
 }  // namespace
 
-ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer) {
+ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer, bool no_text) {
   const nlohmann::json* given = body.find("tool_choice");
   const bool one_call = !body.flag("parallel_tool_calls", true);
   ToolChoice choice;
@@ -54,7 +54,7 @@ ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& b
   if (!choice.calls) return choice;
   choice.forced = given && *given != "auto";
   const std::string name = choice.forced && *given != "required" ? chosen_name(*given) : "";
-  WantedCalls wanted{{}, form, one_call || !name.empty(), choice.forced};
+  WantedCalls wanted{{}, form, one_call || !name.empty(), choice.forced || no_text};
   bool any_strict = false;
   for (const Value& tool : conversation.tools.list()->items) {
     CallableFunction function = callable(tool, choice.forced);

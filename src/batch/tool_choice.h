@@ -15,7 +15,7 @@ struct ToolChoice {
   std::shared_ptr<const GrammarSpec> grammar = nullptr;  ///< null: calls are as the model writes them
 };
 
-/// `form`: how the model writes calls. `tokenizer`: null for planning. Throws Refusal for what cannot be honoured.
-ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer);
+/// `form`: how the model writes calls. `tokenizer`: null for planning. `no_text`: the grammar is to be of calls alone. Throws Refusal for what cannot be honoured.
+ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer, bool no_text);
 
 }  // namespace flexgen

@@ -27,6 +27,7 @@
 #include "setup/team.h"
 #include "text/chat_answer.h"
 #include "text/grammar/json_schema.h"
+#include "text/grammar/thoughts_grammar.h"
 #include "text/jinja/value.h"
 
 namespace flexgen {
@@ -121,10 +122,8 @@ int generate_command(const GenerateOptions& options) {
   request.params.answers_afresh = options.chat;
   if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
   if (has_special_marks(form, *engine.tokenizer())) request.params.skip_special_tokens = false;
-  if (request.params.grammar && form.channels)
-    fail_user("--json-schema: the chat template has answers in channels, for which a schema has no place; leave --chat or --json-schema out");
-  if (request.params.grammar && form.begins_in_thought)
-    fail_user("--json-schema: the chat template has an answer begin with thoughts, which a schema has no place for; leave --chat or --json-schema out");
+  if (request.params.grammar)
+    request.params.grammar = std::make_shared<const GrammarSpec>(behind_thoughts(*request.params.grammar, HeldAnswer::kContent, engine.tokenizer(), &form));
   request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
   if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");

@@ -162,6 +162,12 @@ std::string_view without_label(std::string_view opened, const ThoughtMarks& mark
   return opened.starts_with(marks.label) ? opened.substr(marks.label.size()) : opened;
 }
 
+/// What is said behind thoughts.
+std::string_view said_behind(std::string_view text, const AnswerForm& form) {
+  if (form.structured) text.remove_prefix(std::min(text.find_first_not_of('\n'), text.size()));
+  return text;
+}
+
 /// Takes the thoughts off the front of `text`. An end mark alone is text: nothing was opened that it could end.
 std::optional<std::string> take_thoughts(std::string_view& text, const AnswerForm& form) {
   const std::optional<std::string_view> opened = behind_begin(text, form.marks);
@@ -292,6 +298,7 @@ ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
     text = thoughts.substr(end + marks.end.size());
   }
   text = settled_within_marks(text, marks);
+  if (settled.reasoning) text = said_behind(text, form);
   if (form.calls == CallForm::kNone && !text.empty()) settled.content = std::string(text);
   return settled;
 }
@@ -308,6 +315,7 @@ ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
     if (trimmed(text).empty()) text = {};
   }
   text = within_marks(text, form.marks).text;
+  if (answer.reasoning) text = said_behind(text, form);
   if (!text.empty() || (!answer.reasoning && answer.calls.empty())) answer.content = std::string(text);
   return answer;
 }

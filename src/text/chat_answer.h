@@ -50,6 +50,7 @@ struct AnswerForm {
   bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one, or within one
   bool one_call = false;           ///< no more than the first call counts
   bool channels = false;           ///< harmony: the answer is messages in channels
+  bool structured = false;         ///< what is said behind the thoughts follows a grammar: line ends before it are none of it
   std::string begun = "";          ///< with channels: begun_harmony_message() of the prompt
 };
 

@@ -1,7 +1,6 @@
 #include "text/grammar/call_grammar.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -9,39 +8,23 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "text/grammar/json_schema.h"
+#include "text/grammar/pattern.h"
 #include "text/grammar/schema_options.h"
+#include "text/grammar/structure_format.h"
 
 namespace flexgen {
 namespace {
 
-using OrderedJson = nlohmann::ordered_json;
+using OrderedJson = structure::Format;
+using structure::const_text;
+using structure::mark_of;
+using structure::one_of;
+using structure::sequence_of;
+using structure::special_token;
 
 constexpr size_t kMaxNameBytes = 64;  // OpenAI's
 constexpr int kCallBlanks = 1;
 constexpr const char *kIdPattern = "[a-zA-Z0-9]{9}", *kIndexPattern = "[0-9]{1,3}";
-
-OrderedJson const_text(const std::string& text) { return {{"type", "const_string"}, {"value", text}}; }
-
-OrderedJson sequence_of(const std::vector<OrderedJson>& elements) { return {{"type", "sequence"}, {"elements", elements}}; }
-
-OrderedJson one_of(const std::vector<OrderedJson>& elements) {
-  return elements.size() == 1 ? elements.front() : OrderedJson{{"type", "or"}, {"elements", elements}};
-}
-
-/// The token that the mark is, if it is a special one: such a token has no bytes, and no other way leads to it.
-std::optional<int32_t> special_token(const std::string& mark, const Tokenizer* tokenizer) {
-  if (!tokenizer || mark.empty()) return std::nullopt;
-  const std::vector<int32_t> tokens = tokenizer->encode(mark, false);
-  if (tokens.size() != 1 || !tokenizer->token_bytes(tokens.front()).empty()) return std::nullopt;
-  return tokens.front();
-}
-
-/// Null for none.
-OrderedJson mark_of(const std::string& mark, const Tokenizer* tokenizer) {
-  if (mark.empty()) return nullptr;
-  if (const std::optional<int32_t> token = special_token(mark, tokenizer)) return {{"type", "token"}, {"token", *token}};
-  return const_text(mark);
-}
 
 void check_name(const std::string& name) {
   const auto fits = [](unsigned char c) {
@@ -121,14 +104,7 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
         parts.several = false;  // its templates take no message with more
         break;
       case CallForm::kHarmony:
-        parts.open = {{"type", "optional"},
-                      {"content", sequence_of({mark_of("<|channel|>", tokenizer),
-                                               const_text("analysis"),
-                                               mark_of("<|message|>", tokenizer),
-                                               {{"type", "any_text"}},
-                                               mark_of("<|end|>", tokenizer),
-                                               mark_of("<|start|>", tokenizer),
-                                               const_text("assistant")})}};
+        parts.open = structure::maybe(structure::harmony_message("analysis", tokenizer));
         parts.calls.push_back(sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "),
                                            mark_of("<|constrain|>", tokenizer), const_text("json"), mark_of("<|message|>", tokenizer), arguments()}));
         parts.several = false;  // an answer ends with its call
@@ -172,30 +148,22 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
   return parts;
 }
 
-/// `parts` in a row; null ones count for nothing.
-OrderedJson row_of(std::initializer_list<OrderedJson> parts) {
-  std::vector<OrderedJson> all;
-  for (const OrderedJson& part : parts)
-    if (!part.is_null()) all.push_back(part);
-  return sequence_of(all);
-}
-
 /// Any number of it; null unless `several` may come.
 OrderedJson more_of(bool several, const OrderedJson& next) { return several ? OrderedJson{{"type", "star"}, {"content", next}} : OrderedJson(); }
 
 /// Calls that have one mark, between that and its end.
 OrderedJson calls_of_one_mark(const CallParts& parts, bool several) {
   const OrderedJson call = one_of(parts.calls);
-  return row_of({parts.open, call, more_of(several, row_of({parts.separator, call})), parts.close});
+  return sequence_of({parts.open, call, more_of(several, sequence_of({parts.separator, call})), parts.close});
 }
 
 /// As the calls stand in an answer that is nothing else.
 OrderedJson forced_calls(const CallParts& parts, bool one_call, const Tokenizer* tokenizer) {
   const OrderedJson mark = mark_of(parts.mark, tokenizer), end = mark_of(parts.end, tokenizer);
   const bool several = !one_call && parts.several;
-  if (!parts.marked_each) return row_of({mark, calls_of_one_mark(parts, several), end});
+  if (!parts.marked_each) return sequence_of({mark, calls_of_one_mark(parts, several), end});
   const OrderedJson call = one_of(parts.calls);
-  return row_of({mark, parts.open, call, end, more_of(several, row_of({parts.separator, mark, call, end}))});
+  return sequence_of({mark, parts.open, call, end, more_of(several, sequence_of({parts.separator, mark, call, end}))});
 }
 
 /// Any text, in which a mark begins calls.
@@ -211,14 +179,28 @@ OrderedJson calls_in_text(const CallParts& parts, bool one_call, const Tokenizer
           {"stop_after_first", one_call}};
 }
 
+/// Calls that no mark begins, or text; null in a form whose calls a mark begins.
+OrderedJson calls_or_text(const CallParts& parts, CallForm form, const Tokenizer* tokenizer) {
+  const OrderedJson call = one_of(parts.calls);
+  if (form == CallForm::kHarmony) {  // the message that ends the answer, behind what is said before a call
+    const OrderedJson last =
+        sequence_of({mark_of("<|channel|>", tokenizer), const_text("final"), mark_of("<|message|>", tokenizer), structure::harmony_text()});
+    return sequence_of({parts.open, structure::maybe(structure::harmony_message("commentary", tokenizer)), one_of({call, last})});
+  }
+  if (form != CallForm::kLlama) return nullptr;
+  // What begins with a brace, behind blanks or the mark of Python or not, would be read as a call.
+  const OrderedJson first{{"type", "regex"}, {"pattern", plain_pattern("\\s*[^\\s{]", PatternPlace::kAnswer)}};
+  return one_of({call, structure::maybe(sequence_of({first, structure::any_text({"|python_tag|>"})}))});
+}
+
 }  // namespace
 
 GrammarSpec call_grammar(const WantedCalls& wanted, const Tokenizer* tokenizer) {
   FLEXGEN_CHECK(!wanted.functions.empty());
   const CallParts parts = parts_of(wanted, tokenizer);
-  if (!wanted.forced && parts.mark.empty())
-    fail_user("cannot be honoured: calls as this model writes them cannot be held to a grammar beside text; force calls with tool_choice, or leave strict out");
-  const OrderedJson format = wanted.forced ? forced_calls(parts, wanted.one_call, tokenizer) : calls_in_text(parts, wanted.one_call, tokenizer);
+  OrderedJson format;
+  if (wanted.forced) format = forced_calls(parts, wanted.one_call, tokenizer);
+  else if (format = calls_or_text(parts, wanted.form, tokenizer); format.is_null()) format = calls_in_text(parts, wanted.one_call, tokenizer);
   return {GrammarSpec::Kind::kStructure, format.dump(), {}, true};
 }
 

@@ -6,45 +6,13 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "text/grammar/marked_bytes.h"
+#include "text/grammar/thoughts_grammar.h"
 
 namespace flexgen::call_grammar_test {
 namespace {
 
 using testing::HasSubstr;
-
-/// Tokens 0 to 255 are bytes, 256 ends an answer, those from 257 on are marks: special tokens if they `are_special`.
-class MarkedBytes : public Tokenizer {
- public:
-  explicit MarkedBytes(bool are_special) : are_special_(are_special) {}
-  std::vector<int32_t> encode(std::string_view text, bool) const override {
-    std::vector<int32_t> ids;
-    while (!text.empty()) {
-      size_t taken = 1;
-      int32_t id = static_cast<unsigned char>(text.front());
-      for (size_t i = 0; i < std::size(kMarks); ++i)
-        if (text.starts_with(kMarks[i])) {
-          id = 257 + static_cast<int32_t>(i);
-          taken = kMarks[i].size();
-        }
-      ids.push_back(id);
-      text.remove_prefix(taken);
-    }
-    return ids;
-  }
-  std::string decode(std::span<const int32_t>, bool) const override { return ""; }
-  std::string token_text(int32_t token) const override {
-    return token < 256 ? std::string(1, static_cast<char>(token)) : token < 257 ? "" : std::string(kMarks[token - 257]);
-  }
-  std::string token_bytes(int32_t token) const override { return token > 256 && are_special_ ? "" : token_text(token); }
-  bool is_byte_token(int32_t) const override { return false; }
-  int64_t vocab_size() const override { return 257 + std::ssize(kMarks); }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
-  std::optional<int32_t> eos() const override { return 256; }
-
- private:
-  static constexpr std::string_view kMarks[] = {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|START_ACTION|>", "<|END_ACTION|>"};
-  bool are_special_;
-};
 
 const CallableFunction kAdd{"add", R"({"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}}, "required": ["x", "y"]})", true};
 const CallableFunction kStop{"stop", "", true};
@@ -55,8 +23,9 @@ class CallGrammars : public testing::TestWithParam<bool> {
     if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
     compiler = GrammarCompiler::create(tokenizer, tokenizer.vocab_size(), {256}, 1 << 20);
   }
-  bool takes(const WantedCalls& wanted, std::string_view text) {
-    auto matcher = compiler->start(call_grammar(wanted, &tokenizer));
+  bool takes(const WantedCalls& wanted, std::string_view text) { return follows(call_grammar(wanted, &tokenizer), text); }
+  bool follows(const GrammarSpec& spec, std::string_view text) {
+    auto matcher = compiler->start(spec);
     std::vector<int32_t> tokens = tokenizer.encode(text, false);
     tokens.push_back(256);
     for (int32_t token : tokens) {
@@ -171,6 +140,108 @@ TEST_P(CallGrammars, SpecialTokensAreNoText) {
   }
 }
 
+TEST_P(CallGrammars, OfLlamaBesideText) {
+  const WantedCalls wanted{{kAdd, kStop}, CallForm::kLlama, false, false};
+  expect_calls(wanted, R"({"name": "add", "parameters": {"x": 1, "y": -2}})", 1);
+  for (const char* text : {"", "Well.", "\n<b>{\"name\": 1}</b>", "1"}) {
+    EXPECT_TRUE(takes(wanted, text)) << text;
+    EXPECT_TRUE(read_chat_answer(text, {.calls = CallForm::kLlama}).calls.empty());
+  }
+  for (const char* text :
+       {R"({"name": "add", "parameters": {}})", R"( {"name": "add", "parameters": {}})", R"(<|python_tag|>{"name": "add", "parameters": {}})", "{"})
+    EXPECT_FALSE(takes(wanted, text)) << text;
+}
+
+TEST_P(CallGrammars, OfHarmonyBesideText) {
+  const WantedCalls wanted{{kAdd, kStop}, CallForm::kHarmony, false, false};
+  const std::string thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant",
+                    says = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant",
+                    call = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>", answer = "<|channel|>final<|message|>Well.";
+  for (const std::string& before : {std::string(), thought, says, thought + says}) {
+    EXPECT_TRUE(takes(wanted, before + answer)) << before;
+    EXPECT_TRUE(takes(wanted, before + call + R"({"x": 1, "y": -2})")) << before;
+    EXPECT_FALSE(takes(wanted, before + call + "{}")) << before;
+  }
+  EXPECT_FALSE(takes(wanted, answer + "<|end|><|start|>assistant" + call + "{}")) << "a second message would be held to nothing";
+}
+
+AnswerForm in_thought(ThoughtMarks marks) { return {.thinks = true, .marks = marks, .begins_in_thought = true}; }
+
+TEST_P(CallGrammars, AnswersStandBehindThoughts) {
+  AnswerForm form = in_thought(kUsualThoughtMarks);
+  const GrammarSpec answers[] = {{GrammarSpec::Kind::kJsonSchema, R"({"type": "integer"})", {}},
+                                 {GrammarSpec::Kind::kChoice, "", {"12", "x"}},
+                                 {GrammarSpec::Kind::kRegex, "[0-9]{2}", {}},
+                                 {GrammarSpec::Kind::kEbnf, "root ::= [0-9]+", {}}};
+  for (const GrammarSpec& answer : answers) {
+    const GrammarSpec whole = behind_thoughts(answer, HeldAnswer::kContent, &tokenizer, &form);
+    for (const char* text : {"</think>12", "Hm: \"7\" </thin <</think>\n\n12", "\xc3\xa9\n</think>\n12"}) {
+      EXPECT_TRUE(follows(whole, text)) << text << whole.text;
+      EXPECT_EQ(read_chat_answer(text, form).content, "12");
+      EXPECT_EQ(settled_chat_answer(text, form).content, "12");
+    }
+    for (const char* text : {"12", "Hm.", "Hm.</think>", "Hm.</think>Well: 12", "a</think>b</think>12", "a</think>\n\n\n12"})
+      EXPECT_FALSE(follows(whole, text)) << text;
+  }
+  EXPECT_EQ(read_chat_answer("Hm.", form).content, std::nullopt);
+  EXPECT_EQ(settled_chat_answer("Hm.</think>\n", form).content, std::nullopt);
+  AnswerForm plain;
+  EXPECT_EQ(behind_thoughts(answers[0], HeldAnswer::kContent, &tokenizer, &plain), answers[0]);
+}
+
+TEST_P(CallGrammars, AnswersStandWithinTheirMarks) {
+  AnswerForm form = in_thought(kThoughtMarks.back());
+  const GrammarSpec whole = behind_thoughts({GrammarSpec::Kind::kChoice, "", {"12"}}, HeldAnswer::kContent, &tokenizer, &form);
+  const std::string text = "Hm.<|END_THINKING|>\n<|START_RESPONSE|>\n12<|END_RESPONSE|>";
+  EXPECT_TRUE(follows(whole, text));
+  EXPECT_EQ(read_chat_answer(text, form).content, "12");
+  EXPECT_FALSE(follows(whole, "Hm.<|END_THINKING|>12"));
+}
+
+TEST_P(CallGrammars, CallsStandBehindThoughts) {
+  AnswerForm form = in_thought(kUsualThoughtMarks);
+  form.calls = CallForm::kHermes;
+  for (const bool forced : {true, false}) {
+    const GrammarSpec calls =
+        behind_thoughts(call_grammar({{kAdd, kStop}, CallForm::kHermes, false, forced}, &tokenizer), HeldAnswer::kCalls, &tokenizer, &form);
+    const std::string text = std::string("A <tool_call>?</think>\n\n") + kHermes;
+    EXPECT_TRUE(follows(calls, text)) << "in thoughts a mark begins no call";
+    EXPECT_EQ(read_chat_answer(text, form).calls.size(), 1u);
+    EXPECT_EQ(follows(calls, "Hm.</think>Well."), !forced);
+    EXPECT_FALSE(follows(calls, "Hm.</think><tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>"));
+  }
+}
+
+TEST_P(CallGrammars, AnswersOfHarmonyAreItsFinalMessage) {
+  const GrammarSpec answer{GrammarSpec::Kind::kJsonSchema, R"({"type": "integer"})", {}};
+  const auto whole = [&](const char* begun) {
+    AnswerForm form{.channels = true, .begun = begun};
+    return behind_thoughts(answer, HeldAnswer::kContent, &tokenizer, &form);
+  };
+  const std::string end = "<|channel|>final<|message|>12", thought = "<|message|>Hm.<|end|><|start|>assistant";
+  EXPECT_TRUE(follows(whole("<|start|>assistant"), end));
+  EXPECT_TRUE(follows(whole("<|start|>assistant"), "<|channel|>analysis" + thought + end));
+  EXPECT_FALSE(follows(whole("<|start|>assistant"), "<|channel|>final<|message|>Well."));
+  EXPECT_FALSE(follows(whole("<|start|>assistant"), "<|channel|>commentary" + thought + end));
+  EXPECT_TRUE(follows(whole("<|start|>assistant<|channel|>final<|message|>"), "12"));
+  EXPECT_TRUE(follows(whole("<|start|>assistant<|channel|>analysis<|message|>"), "Hm.<|end|><|start|>assistant" + end));
+  EXPECT_THROW(whole("<|start|>assistant<|channel|>commentary<|message|>"), Error);
+  EXPECT_THROW(whole(""), Error);
+}
+
+TEST_P(CallGrammars, CallsMayComeInsteadOfAnAnswer) {
+  GrammarSpec either{GrammarSpec::Kind::kJsonSchema, R"({"type": "integer"})", {}};
+  either.instead = call_grammar({{kAdd}, CallForm::kHermes}, &tokenizer).text;
+  EXPECT_TRUE(follows(either, "12"));
+  EXPECT_TRUE(follows(either, kHermes));
+  EXPECT_FALSE(follows(either, std::string("12") + kHermes));
+  AnswerForm form = in_thought(kThoughtMarks.back());
+  const GrammarSpec thinks = behind_thoughts(either, HeldAnswer::kContent, &tokenizer, &form);
+  EXPECT_TRUE(follows(thinks, "Hm.<|END_THINKING|><|START_RESPONSE|>12<|END_RESPONSE|>"));
+  EXPECT_TRUE(follows(thinks, std::string("Hm.<|END_THINKING|>") + kHermes));
+  EXPECT_FALSE(follows(thinks, kHermes));
+}
+
 TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
   const auto why = [](CallableFunction function, CallForm form = CallForm::kHermes, bool forced = true) -> std::string {
     try {
@@ -181,7 +252,6 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
     return "taken";
   };
   EXPECT_THAT(why(kAdd, CallForm::kNone), HasSubstr("is not known"));
-  EXPECT_THAT(why(kAdd, CallForm::kLlama, false), HasSubstr("tool_choice"));
   EXPECT_THAT(why({"a b", "", true}), HasSubstr("whose name"));
   EXPECT_THAT(why({"f", R"({"type": "string"})", true}), HasSubstr("'f', whose parameters cannot be followed: it must be of the type"));
   EXPECT_THAT(why({"f", R"({"type": "object", "properties": {"a": {"not": {}}}})", true}), HasSubstr("properties/a"));

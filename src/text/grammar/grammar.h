@@ -27,6 +27,8 @@ struct GrammarSpec {
   std::string text;
   std::vector<std::string> choices;
   bool any_whitespace = true;  ///< JSON: up to kMostBlanks blanks and line ends where JSON allows them; else a blank behind each ',' and ':' alone
+  /// Of an answer that is more than that: formats as kStructure's, of what stands before it and behind it, and of what the answer may be instead of all that; empty: nothing.
+  std::string before = "", after = "", instead = "";
 
   friend bool operator==(const GrammarSpec&, const GrammarSpec&) = default;
 };

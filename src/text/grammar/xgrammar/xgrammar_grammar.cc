@@ -78,6 +78,15 @@ xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
   return xgrammar::Grammar::FromEBNF(text);
 }
 
+/// With what stands around it, or instead of all that.
+xgrammar::Grammar whole_grammar(const GrammarSpec& spec) {
+  xgrammar::Grammar grammar = grammar_of_kind(spec);
+  if (!spec.before.empty()) grammar = xgrammar::Grammar::Concat({structure_grammar(spec.before), grammar});
+  if (!spec.after.empty()) grammar = xgrammar::Grammar::Concat({grammar, structure_grammar(spec.after)});
+  if (!spec.instead.empty()) grammar = xgrammar::Grammar::Union({grammar, structure_grammar(spec.instead)});
+  return grammar;
+}
+
 /// A warning without what xgrammar would do then: here the grammar is refused.
 std::string only_why(std::string warning) {
   for (const char* then : {"; falling back", "; ignoring", " and is ignored"})
@@ -89,7 +98,7 @@ std::string only_why(std::string warning) {
 xgrammar::Grammar grammar_of(const GrammarSpec& spec) {
   xgrammar_warnings.clear();
   try {
-    xgrammar::Grammar grammar = grammar_of_kind(spec);
+    xgrammar::Grammar grammar = whole_grammar(spec);
     if (xgrammar_warnings.empty()) return grammar;
   } catch (const std::bad_alloc&) {
     throw;
