@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "serve/http_server.h"
+#include "serve/http_part.h"
 
 namespace flexgen {
 

@@ -54,7 +54,8 @@ TEST(FormParser, WhatIsNoFormIsTold) {
 }
 
 TEST(FormParser, TheBoundaryIsAParameterOfTheType) {
-  for (const char* type : {"multipart/form-data; boundary=xyz", "Multipart/Form-Data;charset=utf-8; Boundary=\"xyz\"", "multipart/form-data; boundary=xyz; charset=UTF-8"})
+  for (const char* type :
+       {"multipart/form-data; boundary=xyz", "Multipart/Form-Data;charset=utf-8; Boundary=\"xyz\"", "multipart/form-data; boundary=xyz; charset=UTF-8"})
     EXPECT_EQ(form_boundary(type), "xyz") << type;
   for (const char* type : {"", "application/json; boundary=xyz", "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; xboundary=xyz"})
     EXPECT_EQ(form_boundary(type), std::nullopt) << type;

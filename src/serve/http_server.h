@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "serve/body_room.h"
+#include "serve/http_part.h"
 
 namespace flexgen {
 
@@ -35,11 +36,6 @@ using HttpGone = std::function<bool()>;
 struct HttpBody {
   BodyRoom::Lease received, turn;
   std::string text;
-};
-
-/// A part of a form.
-struct HttpPart {
-  std::string name, file_name;
 };
 
 /// One request, and its answer. Valid until the handler returns.
