@@ -747,6 +747,24 @@ TEST(JsonSchema, LeavesOutWhatSaysTheSameTwice) {
     }
 }
 
+TEST_F(Grammars, FollowLengthsBesidePatterns) {
+  const auto fits = [&](const char* fields, const std::string& text) {
+    return takes(schema(fmt::format(R"({{"type":"string",{}}})", fields)), '"' + text + '"');
+  };
+  for (const char* fields : {R"("pattern":"^[a-z]+$","minLength":2,"maxLength":3)", R"("pattern":"[a-z]{0,3}?","minLength":2)",
+                             R"("pattern":"^[a-z]{2,3}$","minLength":1)", R"("pattern":"^(aa|bbb|[b-z][a-z](b|c)?|[a-z]{2})$","maxLength":3,"minLength":2)"}) {
+    for (const char* text : {"aa", "bbb"}) EXPECT_TRUE(fits(fields, text)) << fields;
+    for (const char* text : {"", "a", "bbbb", "A1"}) EXPECT_FALSE(fits(fields, text)) << fields << text;
+  }
+  EXPECT_TRUE(fits(R"("pattern":"\\u00e9*","minLength":2)", "ééé"));
+  EXPECT_FALSE(fits(R"("pattern":"\\u00e9*","minLength":2)", "é"));
+  EXPECT_TRUE(fits(R"("pattern":"^[\\[\\]$]*$","minLength":1,"maxLength":2)", "]$"));
+  EXPECT_FALSE(fits(R"("pattern":"^[\\[\\]$]*$","minLength":1,"maxLength":2)", "]$["));
+  for (const char* fields : {R"("pattern":"^[a-z]+[0-9]$","minLength":3)", R"("pattern":"a|b*","maxLength":2)", R"("pattern":"a{5}","maxLength":2)",
+                             R"("pattern":"(ab)+","maxLength":9)"})
+    EXPECT_THROW(fits(fields, ""), Error) << fields;
+}
+
 TEST_F(Grammars, FollowTuplesOfDraft7) {
   const GrammarSpec spec = schema(R"({"type":"array","items":[{"type":"integer"},{"type":"boolean"}],"minItems":2,"maxItems":2})", false);
   EXPECT_TRUE(takes(spec, "[1, true]"));

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "text/grammar/pattern.h"
+#include "text/grammar/pattern_length.h"
 #include "text/grammar/schema_formats.h"
 #include "text/grammar/schema_options.h"
 
@@ -447,6 +449,7 @@ class SchemaReader {
       for (auto at = schema.begin(); at != schema.end();)
         at = is_note(at.key()) && at.key() != "$defs" && at.key() != "definitions" ? schema.erase(at) : std::next(at);
     if (schema.contains("format") && visit_format(schema, place)) return;
+    if (schema.contains("pattern") && (schema.contains("minLength") || schema.contains("maxLength"))) join_lengths(schema, place);
     if (schema.contains("minLength") || schema.contains("maxLength")) {
       const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
       const bool has_most = schema.contains("maxLength");
@@ -458,6 +461,22 @@ class SchemaReader {
                         kMaxUnrolled, kMaxLengthStates));
     }
     if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place, true);
+  }
+
+  /// Has the pattern say the length too.
+  void join_lengths(OrderedJson& schema, const std::string& place) {
+    double characters = 0;  // those of the pattern as it is now count for nothing
+    std::swap(characters, pattern_characters_);
+    const std::string plain = visit_pattern(schema["pattern"], "pattern", place, false);
+    std::swap(characters, pattern_characters_);
+    const std::optional<std::string> joined =
+        pattern_of_length(plain, schema.value("minLength", int64_t{0}), schema.value("maxLength", std::numeric_limits<int64_t>::max()));
+    if (!joined)
+      refuse_keyword(place, schema.contains("minLength") ? "minLength" : "maxLength",
+                     "beside 'pattern' is supported where all texts of the pattern are so long, or it is one class, repeated; say the length in the pattern");
+    schema["pattern"] = *joined;
+    schema.erase("minLength");
+    schema.erase("maxLength");
   }
 
   /// Whether a pattern says all of it now.
