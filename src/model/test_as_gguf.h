@@ -37,7 +37,7 @@ enum class GgufExperts : uint8_t { kStacked, kPairs, kApart };
 /// Converts one checkpoint to a GGUF in F32, or with matrices whose rows are whole blocks in q8_0.
 class AsGguf {
  public:
-  AsGguf(const nlohmann::json& config, std::string architecture, GgufExperts experts)
+  AsGguf(const nlohmann::json& config, std::string architecture, GgufExperts experts = GgufExperts::kStacked)
       : config_(config), architecture_(std::move(architecture)), start_(architecture_ + "."), is_gemma_(architecture_.starts_with("gemma")), experts_(experts) {
   }
 
