@@ -228,7 +228,7 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::string& direct
 std::shared_ptr<const ChatTemplate> ChatTemplate::from_file(const std::string& path, const SpecialTokens& special_tokens) {
   // A checkpoint's chat_template.json or tokenizer_config.json; a template is no JSON object.
   const std::string text = read_text(path);
-  if (!Json::accept(text) || !Json::parse(text).is_object()) return std::make_shared<const ChatTemplate>(Templates{{kDefaultName, text}}, path, special_tokens);
+  if (!json_or_none<Json>(text).is_object()) return std::make_shared<const ChatTemplate>(Templates{{kDefaultName, text}}, path, special_tokens);
   const Templates templates = templates_in(path);
   if (templates.empty()) fail_user("{} is JSON without a chat_template; give the template itself, or a chat_template.json", path);
   return std::make_shared<const ChatTemplate>(templates, path, special_tokens);
