@@ -410,6 +410,8 @@ std::array<uint8_t, 12> answers_id_of(Json body, const BatchRequest& request) {
     add(fmt::format("{} {} {}", static_cast<int>(grammar->kind), grammar->any_whitespace, grammar->choices.size()));
     add(grammar->text);
     for (const std::string& choice : grammar->choices) add(choice);
+    for (const std::string* part : {&grammar->before, &grammar->after, &grammar->instead})
+      if (!part->empty()) add(*part);
   }
   for (const BatchPrompt& prompt : request.prompts) {
     add(prompt.text);
@@ -702,7 +704,8 @@ std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, M
 }
 
 std::string custom_id_of(std::string_view line) {
-  const LineJson parsed = read_line_json(without_byte_order_mark(line), {1, 1, 1});
+  LineJson parsed = read_line_json(without_byte_order_mark(line), {1, 1, 1});
+  if (parsed.line.is_object()) drop_nulls(parsed.line);
   return parse_custom_id(parsed.line, false);
 }
 

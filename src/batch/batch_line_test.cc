@@ -565,6 +565,7 @@ TEST(BatchLine, WhatTellsABareLineApartIsFoundBehindAnyNumberOfValues) {
   std::string ids = "0";
   for (int64_t i = 0; i < 5000; ++i) ids += ",0";
   EXPECT_EQ(custom_id_of(R"({"prompt": [)" + ids + R"(], "custom_id": "b"})"), "b");
+  EXPECT_EQ(custom_id_of(R"({"prompt": "x", "custom_id": null})"), "");
   const auto conversation = std::get<LineError>(parse_batch_line(R"({"tools": [[)" + ids + R"(]], "messages": [{"role": "user", "content": "Hi"}]})", kLimits));
   EXPECT_NE(conversation.code, "invalid_custom_id") << conversation.message;
 }

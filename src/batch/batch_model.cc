@@ -15,7 +15,9 @@ namespace flexgen {
 
 ModelLimits limits_of(const std::string& folder, const std::string& chat_template, const ModelConfig& config, const Tokenizer* tokenizer) {
   ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
-  limits.ends_answers = !config.eos.empty();
+  // As the engine has it, which lets the tokenizer's end token end answers too.
+  const std::optional<int32_t> end = tokenizer ? tokenizer->eos() : std::nullopt;
+  limits.ends_answers = !config.eos.empty() || (end && *end < config.vocab_size);
   add_chat_template(folder, chat_template, &limits);
   return limits;
 }

@@ -196,6 +196,17 @@ TEST_F(RunBatch, TheBestOfManyAreAnswered) {
   EXPECT_EQ(run(again).kept, 1);
 }
 
+/// Tables of mixed lines are written so.
+TEST_F(RunBatch, EqualLinesMayHaveANullForAName) {
+  const std::string asked = R"({"custom_id":null,"prompt":"same","temperature":0})";
+  write_text(in_, asked + "\n" + asked + "\n");
+  FakeRunner runner;
+  EXPECT_EQ(run(runner).answered, 2);
+  EXPECT_EQ(runner.served.size(), 1u);
+  const std::string records = read_text(out_);
+  EXPECT_THAT(records, testing::AllOf(HasSubstr("\"line-1\""), HasSubstr("\"line-2\"")));
+}
+
 // Where nothing is drawn, lines and choices that ask for the same are computed once.
 TEST_F(RunBatch, WhatIsTheSameIsComputedOnce) {
   const std::string asked = R"("prompt":["same","other"],"n":2,"temperature":0)";

@@ -10,6 +10,7 @@
 #include "batch/chat_source.h"
 #include "batch/job_files.h"
 #include "batch/shards.h"
+#include "io/whole_file.h"
 #include "net/world.h"
 #include "tables/map_job.h"
 
@@ -148,7 +149,7 @@ class RunBatchDefinition : public CommandDefinition {
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
     if (options_.efficiency && launched_with_others()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
     if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
-    check_is_plain(options_.output);
+    if (!file_is_there(JobFiles(options_.output).manifest)) check_is_plain(options_.output);
     if (options_.input == "-" && launched_with_others()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
     parse_shard(options_.shard);  // a wrong one is a wrong command line

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
+#include "batch/chat_output.h"
 #include "batch/chat_source.h"
 #include "batch/grammar_fields.h"
 #include "batch/special_tokens.h"
@@ -86,7 +87,7 @@ std::string answer_json(const GenerateOptions& options, const AnswerForm& form, 
   nlohmann::ordered_json json{{"model", options.model}, {"text", completion.text}};
   if (options.chat) {
     const ChatAnswer answer = read_chat_answer(completion.text, form);
-    if (answer.reasoning) json["reasoning_content"] = *answer.reasoning;
+    if (answer.reasoning) add_thoughts(*answer.reasoning, &json);
     json["content"] = answer.content ? nlohmann::ordered_json(*answer.content) : nlohmann::ordered_json(nullptr);
   }
   json["finish_reason"] = completion.reason == FinishReason::kStop ? "stop" : "length";

@@ -14,6 +14,7 @@
 #include "engine/expert_statistics.h"
 #include "engine/watched_sink.h"
 #include "engine/watched_steps.h"
+#include "io/gguf.h"
 #include "io/spill_file.h"
 #include "model/prepared_weights.h"
 #include "net/measure_link.h"
@@ -86,7 +87,7 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory)))
     tokenizer_ = Tokenizer::load(options_.model_directory);
-  if (tokenizer_) end_by_tokenizer();
+  if (tokenizer_ && !is_gguf(options_.model_directory)) end_by_tokenizer();  // a GGUF says it in one place
   const DeviceShare device_share = device_share_of(options_);
   device_ = make_device(options_, device_share.ordinal);
   learn_expert_chances(options_, *model_, true);

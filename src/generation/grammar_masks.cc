@@ -18,13 +18,11 @@ constexpr int64_t kSmall = 4096;     // what compiles in less than about a secon
 constexpr int64_t kCountTakes = 16;  // as bytes: each repetition, or character of a bounded length, is a state of its own
 constexpr int64_t kMostCount = 256, kMostJsonCount = 4096;
 
-/// About how much there is to compile, in bytes of a grammar without counts: by its numbers, whatever they say.
-int64_t size_to_compile(const GrammarSpec& grammar) {
-  const bool is_json = grammar.kind == GrammarSpec::Kind::kJsonSchema || grammar.kind == GrammarSpec::Kind::kStructure;
-  int64_t size = std::ssize(grammar.text), number = 0;
-  for (const std::string& choice : grammar.choices) size += std::ssize(choice);
-  for (size_t i = 0; i <= grammar.text.size(); ++i) {
-    const char c = i < grammar.text.size() ? grammar.text[i] : ' ';
+/// About how much there is to compile of a text, in bytes of a grammar without counts: by its numbers, whatever they say.
+int64_t size_to_compile(const std::string& text, bool is_json) {
+  int64_t size = std::ssize(text), number = 0;
+  for (size_t i = 0; i <= text.size(); ++i) {
+    const char c = i < text.size() ? text[i] : ' ';
     if (c >= '0' && c <= '9') {
       number = std::min<int64_t>(1'000'000, 10 * number + (c - '0'));
       continue;
@@ -32,6 +30,12 @@ int64_t size_to_compile(const GrammarSpec& grammar) {
     if (!is_json || number <= kMostJsonCount) size += kCountTakes * std::min(number, kMostCount);  // larger ones are bounds of numbers, or tokens
     number = 0;
   }
+  return size;
+}
+int64_t size_to_compile(const GrammarSpec& grammar) {
+  int64_t size = size_to_compile(grammar.text, grammar.kind == GrammarSpec::Kind::kJsonSchema || grammar.kind == GrammarSpec::Kind::kStructure);
+  for (const std::string& choice : grammar.choices) size += std::ssize(choice);
+  for (const std::string* part : {&grammar.before, &grammar.after, &grammar.instead}) size += size_to_compile(*part, true);
   return size;
 }
 

@@ -38,8 +38,9 @@ constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "ll
                                      {.architecture = "glm4", .model_type = "glm4", .says_head = true, .partial = "partial_rotary_factor"},
                                      {.architecture = "mistral3", .model_type = "ministral3", .pairs_adjoin = true, .says_head = true},
                                      {.architecture = "command-r", .model_type = "cohere", .layer_norm = true}};
-/// What a file of "llama" with experts is, and one of "olmo2" with windows.
+/// What a file of "llama" with experts is, one of "mistral3" whose angles are not scaled (Mistral Small 3.1 and 3.2), and one of "olmo2" with windows.
 constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
+constexpr GgufFamily kMistralSmall{.architecture = "mistral3", .model_type = "llama", .pairs_adjoin = true, .says_head = true};
 constexpr GgufFamily kOlmo3{.architecture = "olmo2", .model_type = "olmo3", .has_windows = true};
 
 /// Fields of Gemma 2 and 3.
@@ -101,6 +102,8 @@ void read_granite4(GgufFields& fields, const Checkpoint& checkpoint) {
 const GgufFamily* find_gguf_family(const std::string& architecture, const Json& metadata) {
   const Json* const experts = gguf_field(metadata, "llama.expert_count");
   if (architecture == "llama" && experts && *experts != 0) return &kMixtral;
+  if (const Json* const scaling = gguf_field(metadata, "mistral3.rope.scaling.type"); architecture == "mistral3" && (!scaling || *scaling == "none"))
+    return &kMistralSmall;
   if (architecture == "olmo2" && gguf_field(metadata, "olmo2.attention.sliding_window")) return &kOlmo3;
   const auto* found = std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
   return found == std::end(kGgufFamilies) ? nullptr : found;

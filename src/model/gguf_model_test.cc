@@ -240,7 +240,12 @@ TEST(GgufModel, Ministral3EndsWhereQueriesGrow) {
   EXPECT_EQ(grows.ropes[0].scale, 1);
   EXPECT_EQ(loaded([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.attention.temperature_scale", 0); }).max_positions, 128);  // Devstral 2
   const auto refused = [&](const auto& add) { return error_of(ErrorKind::kUser, [&] { loaded(add); }); };
-  EXPECT_THAT(refused([](TestGguf&) {}), HasSubstr("'mistral3.rope.scaling.type' is not yarn"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.text("mistral3.rope.scaling.type", "linear").real("mistral3.rope.scaling.factor", 2); }),
+              HasSubstr("'mistral3.rope.scaling.type' is not yarn"));
+  const ModelConfig small = loaded([](TestGguf&) {});  // Mistral Small 3.2
+  EXPECT_EQ(small.head_size, 32);
+  EXPECT_TRUE(small.rope_interleaved);
+  EXPECT_EQ(small.attention[0].window, 0);
   EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.rope.scaling.yarn_attn_factor", 1.5f); }), HasSubstr("yarn_attn_factor' is 1.5"));
   EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.number("mistral3.expert_count", 8); }), HasSubstr("expert_count"));
 }

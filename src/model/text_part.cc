@@ -86,7 +86,8 @@ std::optional<bool> ties_of(const Json& config, const Json& text, Ties ties) {
   };
   if (ties == Ties::kAsText) return std::nullopt;
   if (ties == Ties::kNever) return false;
-  return says(config).value_or(ties == Ties::kYes) || (ties == Ties::kNoUnlessIn && says(text).value_or(false));
+  if (ties == Ties::kNoUnlessIn) return says(config).value_or(false) ? std::optional(true) : says(text);  // or as the text model's class does
+  return says(config).value_or(ties == Ties::kYes);
 }
 
 }  // namespace
@@ -100,8 +101,9 @@ Json text_part(const Json& config, const std::string& source) {
   if (text.at("model_type") == "exaone4_5_text") text["model_type"] = "exaone4";  // its first name
   if (wrapper.ties != Ties::kAsText) fill_sizes(text, wrapper.type);
   if (const std::optional<bool> ties = ties_of(config, text, wrapper.ties)) text["tie_word_embeddings"] = *ties;
-  for (const char* name :
-       {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
+  if (wrapper.ties == Ties::kAsText && config.contains("tie_word_embeddings") && !text.contains("tie_word_embeddings"))
+    text["tie_word_embeddings"] = config.at("tie_word_embeddings");
+  for (const char* name : {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "quantization_config", "compression_config", "auto_map"})
     if (config.contains(name) && !text.contains(name)) text[name] = config.at(name);
   // What begins and ends a text is the outer object's, as transformers' GenerationConfig has it.
   for (const char* name : {"bos_token_id", "eos_token_id"})

@@ -336,7 +336,8 @@ class Call : public HttpCall {
     if (error || !is_form) connection_here->refuse_rest();
     if (error) std::rethrow_exception(error);
     if (!is_form || (whole && !parser.ended()))
-      throw ApiError{400, "the form cannot be read: each part needs Content-Disposition: form-data with a name, and the last boundary ends with --",
+      throw ApiError{400,
+                     "the form cannot be read: each of up to 16 parts needs Content-Disposition: form-data with a name, and the last boundary ends with --",
                      "invalid_value"};
     finish_reading(whole, too_long, most_bytes);
     return true;

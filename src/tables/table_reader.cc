@@ -42,23 +42,24 @@ std::unique_ptr<ByteSource> laid_out(TableKind kind, FrontBytes& text, const std
   return form == TextForm::kCarriageReturns ? returns_as_line_ends(text) : values_as_lines(text, form, path);
 }
 
-/// Whether all members are objects with the same names, as where one object is the table, by columns or by rows.
-bool have_same_names(const jinja::Dict& table) {
+/// Whether its names are "0", "1" and so on.
+bool counts_rows(const jinja::Dict& column) {
+  size_t row = 0;
+  return std::all_of(column.items().begin(), column.items().end(),
+                     [&](const jinja::Dict::Item& cell) { return cell.first.text()->bytes == std::to_string(row++); });
+}
+
+/// Whether all members are objects with the same names, as where one object is the table, by columns or by rows. A single one may be a column of a row.
+bool holds_table(const jinja::Dict& table) {
   const jinja::Dict* first = table.items().empty() ? nullptr : table.items().front().second.dict();
   if (!first || first->items().empty()) return false;
+  if (table.items().size() == 1 && !counts_rows(*first) && !counts_rows(table)) return false;
   return std::all_of(table.items().begin(), table.items().end(), [&](const jinja::Dict::Item& member) {
     const jinja::Dict* inner = member.second.dict();
     return inner && inner->items().size() == first->items().size() &&
            std::all_of(inner->items().begin(), inner->items().end(),
                        [&](const jinja::Dict::Item& cell) { return first->find(std::string_view(cell.first.text()->bytes)) != nullptr; });
   });
-}
-
-/// Whether its names are "0", "1" and so on.
-bool counts_rows(const jinja::Dict& column) {
-  size_t row = 0;
-  return std::all_of(column.items().begin(), column.items().end(),
-                     [&](const jinja::Dict::Item& cell) { return cell.first.text()->bytes == std::to_string(row++); });
 }
 
 [[noreturn]] void refuse_columns(const std::string& path) {
@@ -162,8 +163,7 @@ bool TableReader::next_object(TableRow* row) {
   }
   if (!twice.empty()) refuse_row(fmt::format("it has '{}' twice; rename one", printable(twice)));
   if (!row->object.dict()) refuse_row("it is no JSON object; a row is one, like {\"name\": \"value\"}");
-  if (number_ == 1) holds_columns_ = have_same_names(*row->object.dict());
-  if (holds_columns_ && counts_rows(*row->object.dict()->items().front().second.dict())) refuse_columns(path_);
+  if (number_ == 1) holds_columns_ = holds_table(*row->object.dict());
   return true;
 }
 

@@ -146,7 +146,8 @@ TEST(Tables, WhatIsNoTableIsNamed) {
     try {
       TableReader table(folder.put("t.jsonl", text), TableKind::kJsonl);
       TableRow row;
-      table.next(&row);
+      while (table.next(&row)) {
+      }
       ADD_FAILURE() << what;
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr(what));
@@ -167,6 +168,23 @@ TEST(Tables, AnObjectThatIsTheWholeTableIsNoRow) {
   TableReader other(folder.put("t.json", R"({"a": {"x": 1}, "b": {"y": 1}})"), TableKind::kJsonl);
   EXPECT_TRUE(other.next(&row));
   EXPECT_FALSE(other.next(&row));
+  // Rows that have a nested column.
+  for (const std::string rows : {R"({"doc": {"title": "t", "text": "x"}})",
+                                 R"({"doc": {"text": "a"}})"
+                                 "\n"
+                                 R"({"doc": null})"
+                                 "\n"
+                                 R"({"doc": "x"})"
+                                 "\n{}\n"
+                                 R"({"doc": {}})",
+                                 R"({"labels": {"0": "no", "1": "yes"}})"
+                                 "\n"
+                                 R"({"labels": {"0": "no", "1": "yes"}})"}) {
+    TableReader nested(folder.put("t.json", rows), TableKind::kJsonl);
+    int64_t count = 0;
+    while (nested.next(&row)) ++count;
+    EXPECT_EQ(count, 1 + std::count(rows.begin(), rows.end(), '\n')) << rows;
+  }
 }
 
 TEST(Tables, KindsGoByTheName) {

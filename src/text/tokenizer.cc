@@ -42,7 +42,7 @@ class JsonTokenizer : public Tokenizer {
       prefix_ = std::move(processor.before);
       suffix_ = std::move(processor.behind);
     }
-    eos_ = id_of(files.eos);
+    if (!files.eos.empty()) eos_ = id_of(files.eos);
   }
 
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
