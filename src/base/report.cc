@@ -117,7 +117,7 @@ bool shows_notes() { return notes_are_shown; }
 
 namespace {
 
-/// What draw_over() has on each descriptor that a line is drawn on: one at a time.
+/// The line that draw_over() has drawn last, and where.
 struct Drawn {
   std::mutex mutex;
   int descriptor = -1;

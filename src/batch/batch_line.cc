@@ -133,9 +133,9 @@ std::vector<std::string> parse_stop(const LineBody& body, const ModelLimits& lim
 }
 
 int32_t parse_token_id(const Json& given, const std::string& path, const ModelLimits& limits) {
-  const Json id = given.is_number_float() ? whole_number(given.get<double>()) : given;
+  const Json id = whole_number(given);
   if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(limits.vocab_size))
-    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(id), limits.vocab_size - 1));
+    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(given), limits.vocab_size - 1));
   return static_cast<int32_t>(id.get<uint64_t>());
 }
 
@@ -238,12 +238,9 @@ void parse_seed(const LineBody& body, BatchRequest* request) {
     request->params.seed = seed_of(request->custom_id);
     return;
   }
-  if (seed->is_number_float() && std::floor(seed->get<double>()) == seed->get<double>() && std::abs(seed->get<double>()) < 9e15) {
-    request->params.seed = static_cast<uint64_t>(static_cast<int64_t>(seed->get<double>()));
-    return;
-  }
-  if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer of 64 bits, not " + shown_value(*seed));
-  request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
+  const Json number = whole_number(*seed);
+  if (!number.is_number_integer()) refuse_value("body.seed", "must be an integer of 64 bits, not " + shown_value(*seed));
+  request->params.seed = number.is_number_unsigned() ? number.get<uint64_t>() : static_cast<uint64_t>(number.get<int64_t>());
 }
 
 int64_t parse_max_tokens(const LineBody& body, Endpoint endpoint) {

@@ -8,6 +8,7 @@
 #include "base/sha256.h"
 #include "batch/chat_source.h"
 #include "batch/job.h"
+#include "engine/end_tokens.h"
 #include "io/whole_file.h"
 #include "setup/model_folder.h"
 
@@ -15,9 +16,7 @@ namespace flexgen {
 
 ModelLimits limits_of(const std::string& folder, const std::string& chat_template, const ModelConfig& config, const Tokenizer* tokenizer) {
   ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
-  // As the engine has it, which lets the tokenizer's end token end answers too.
-  const std::optional<int32_t> end = tokenizer ? tokenizer->eos() : std::nullopt;
-  limits.ends_answers = !config.eos.empty() || (end && *end < config.vocab_size);
+  limits.ends_answers = !config.eos.empty() || end_of_tokenizer(folder, config, tokenizer);
   add_chat_template(folder, chat_template, &limits);
   return limits;
 }

@@ -30,23 +30,22 @@ const Json* LineBody::find(const char* name) const {
   return found == json_.end() || found->is_null() ? nullptr : &*found;
 }
 
-Json whole_number(double value) {
+Json whole_number(const Json& value) {
   constexpr double kMost = 9e15;  // of which a double knows each
-  if (value >= 0 && value < kMost && std::floor(value) == value) return static_cast<uint64_t>(value);
-  return value;
+  const double number = value.is_number_float() ? value.get<double>() : 0.5;
+  if (std::floor(number) != number || std::abs(number) >= kMost) return value;
+  if (number < 0) return static_cast<int64_t>(number);
+  return static_cast<uint64_t>(number);
 }
 
 int64_t LineBody::integer(const char* name, int64_t otherwise, int64_t least, int64_t most) const {
-  const Json* value = find(name);
-  if (!value) return otherwise;
-  // 64.0 is as good as 64: tables whose column has gaps are written so.
-  if (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>() && value->get<double>() >= static_cast<double>(least) &&
-      value->get<double>() <= static_cast<double>(most) && std::abs(value->get<double>()) < 9e15)
-    return static_cast<int64_t>(value->get<double>());
-  bool in_range = value->is_number_unsigned() ? value->get<uint64_t>() <= static_cast<uint64_t>(most) && static_cast<int64_t>(value->get<uint64_t>()) >= least
-                                              : value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
-  if (!in_range) refuse_value(path(name), fmt::format("must be an integer from {} to {}, not {}", least, most, shown_value(*value)));
-  return value->get<int64_t>();
+  const Json* given = find(name);
+  if (!given) return otherwise;
+  const Json value = whole_number(*given);
+  bool in_range = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(most) && static_cast<int64_t>(value.get<uint64_t>()) >= least
+                                             : value.is_number_integer() && value.get<int64_t>() >= least && value.get<int64_t>() <= most;
+  if (!in_range) refuse_value(path(name), fmt::format("must be an integer from {} to {}, not {}", least, most, shown_value(*given)));
+  return value.get<int64_t>();
 }
 
 double LineBody::number(const char* name, double otherwise, double least, double most) const {

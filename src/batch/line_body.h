@@ -22,8 +22,8 @@ std::string quote_text(std::string_view text);
 /// The value for a message, short. Large values are never written out whole.
 std::string shown_value(const nlohmann::json& value);
 
-/// 5.0 as 5: tables whose column has gaps are written so. As it is if it is no whole number from 0 on.
-nlohmann::json whole_number(double value);
+/// 5.0 as 5: tables whose column has gaps are written so. Any other number as it is.
+nlohmann::json whole_number(const nlohmann::json& value);
 
 /// Of a name, for a message.
 inline constexpr size_t kQuotedBytes = 80;

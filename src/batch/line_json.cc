@@ -46,7 +46,7 @@ class PromptReader {
     }
     const bool kept = level == 1 ? item(Item::kId) : level == 2 && !mixed_ && field_.count <= bounds_.prompts;
     if (value.is_number_integer() && value.get<int64_t>() == 0) value = 0u;  // -0 too
-    if (value.is_number_float()) value = whole_number(value.get<double>());
+    if (value.is_number_float()) value = whole_number(value);
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= static_cast<uint64_t>(bounds_.vocab_size)) return no_id(std::move(value));
     if (!kept) return;
     PromptField::Ids& ids = field_.ids.back();

@@ -11,10 +11,10 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/device_budget.h"
+#include "engine/end_tokens.h"
 #include "engine/expert_statistics.h"
 #include "engine/watched_sink.h"
 #include "engine/watched_steps.h"
-#include "io/gguf.h"
 #include "io/spill_file.h"
 #include "model/prepared_weights.h"
 #include "net/measure_link.h"
@@ -87,7 +87,7 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory)))
     tokenizer_ = Tokenizer::load(options_.model_directory);
-  if (tokenizer_ && !is_gguf(options_.model_directory)) end_by_tokenizer();  // a GGUF says it in one place
+  end_by_tokenizer();
   const DeviceShare device_share = device_share_of(options_);
   device_ = make_device(options_, device_share.ordinal);
   learn_expert_chances(options_, *model_, true);
@@ -111,9 +111,9 @@ Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(opt
 Engine::~Engine() = default;
 
 void Engine::end_by_tokenizer() {
-  const std::optional<int32_t> end = tokenizer_->eos();
   const ModelConfig& config = model_->config();
-  if (!end || *end >= config.vocab_size || std::find(config.eos.begin(), config.eos.end(), *end) != config.eos.end()) return;
+  const std::optional<int32_t> end = end_of_tokenizer(options_.model_directory, config, tokenizer_.get());
+  if (!end) return;
   spdlog::info("{}: the tokenizer's end token, {} ({}), ends answers too; {}", options_.model_directory, tokenizer_->token_text(*end), *end,
                config.eos.empty() ? "no file of the model names one" : "config.json and generation_config.json name others");
   model_->add_end(*end);

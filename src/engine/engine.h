@@ -99,7 +99,7 @@ class Engine {
   Progress progress() const;
 
  private:
-  /// The tokenizer's end token ends answers too, as in vLLM: fine-tunes name theirs there alone.
+  /// end_of_tokenizer() ends answers too.
   void end_by_tokenizer();
   void keep_own_layers();
   void prepare_stage(const Workload& workload);

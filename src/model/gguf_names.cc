@@ -83,14 +83,8 @@ class FamilyNames {
     if (at.shape[1] % std::ssize(matrices) != 0)
       fail_user("{}: the tensor '{}' holds two matrices of {} rows together, an odd number; the file is broken, fetch it again",
                 files_[static_cast<size_t>(at.file)], name, at.shape[1]);
-    std::vector<NamedTensor> all;
-    int64_t expert = 0;
-    for (const TensorLocation& slice : slices_of(at)) {
-      const std::vector<TensorLocation> parts = matrices.size() == 2 ? halves_of(slice) : std::vector<TensorLocation>{slice};
-      for (size_t i = 0; i < parts.size(); ++i) all.push_back({"model." + expert_start(part.block, mixture_.part, expert) + matrices[i] + part.kind, parts[i]});
-      ++expert;
-    }
-    return all;
+    return matrices_of_stack(
+        at, matrices, [&](int64_t expert, const char* matrix) { return "model." + expert_start(part.block, mixture_.part, expert) + matrix + part.kind; });
   }
 
   /// A router, what biases its choice, and the part that all rows share; empty if it is none.

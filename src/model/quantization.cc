@@ -80,6 +80,12 @@ void tell_of_inputs(const ConfigFields& fields, bool is_static) {
                fields.source(), is_static ? " with scales that the files hold" : "");
 }
 
+/// Fields of AutoRound's that change nothing.
+void name_auto_round_fields(ConfigFields& fields) {
+  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
+                   "static_attention_granularity", "static_attention_dtype"});
+}
+
 /// AutoRound says of the same what it says of its other types too.
 void read_fp8_of_auto_round(ConfigFields& fields) {
   fields.only("bits", 8);
@@ -91,8 +97,8 @@ void read_fp8_of_auto_round(ConfigFields& fields) {
     if (!of_scales) fields.refuse("group_size", "is there, and weight_block_size is not, which says how scales lie");
   }
   fields.only("rotation_configs", nullptr);
-  fields.harmless({"packing_format", "act_bits", "act_data_type", "act_dynamic", "act_group_size", "act_sym", "quant_block_list", "supported_types",
-                   "static_kv_granularity", "static_attention_granularity", "static_attention_dtype"});
+  fields.harmless({"packing_format", "act_bits"});
+  name_auto_round_fields(fields);
 }
 
 /// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
@@ -221,8 +227,7 @@ void read_mxfp4(ConfigFields& fields, Quantization& quantization) {
 void read_auto_round_fields(ConfigFields& fields) {
   fields.only("data_type", "int");
   if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
-  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
-                   "static_attention_granularity", "static_attention_dtype"});
+  name_auto_round_fields(fields);
 }
 
 /// What GPTQ, AWQ and AutoRound have in common.

@@ -15,6 +15,17 @@ namespace {
 
 constexpr std::string_view kPairs = ".experts.gate_up_proj", kDown = ".experts.down_proj";
 
+/// Of a tensor [2 F, ...] the two [F, ...] that lie one after the other in it.
+std::vector<TensorLocation> halves_of(const TensorLocation& tensor) {
+  FLEXGEN_CHECK(!tensor.shape.empty() && tensor.shape[0] % 2 == 0 && tensor.bytes % 2 == 0, "halves of [{}]", fmt::join(tensor.shape, ", "));
+  TensorLocation first = tensor;
+  first.shape[0] /= 2;
+  first.bytes /= 2;
+  TensorLocation second = first;
+  second.offset += first.bytes;
+  return {first, second};
+}
+
 /// Families whose files hold each expert in tensors of its own, and what transformers 5's class calls the block's part and its router.
 struct StackedFamily {
   std::string_view model_type, part = "mlp", router = "mlp.gate", bias = "";
@@ -74,14 +85,7 @@ class Namer {
   /// "model.layers.7.mlp.experts.gate_up_proj" in turn as "model.layers.7.mlp.experts.3.gate_proj.weight" and its like.
   std::vector<NamedTensor> experts(const std::string& name, std::string_view end, const TensorLocation& at, const std::vector<const char*>& matrices) const {
     const std::string start = name.substr(0, name.size() - end.size() - family_.part.size()) + names_.part + ".experts.";
-    std::vector<NamedTensor> all;
-    int64_t expert = 0;
-    for (const TensorLocation& slice : slices_of(at)) {
-      const std::vector<TensorLocation> parts = matrices.size() == 2 ? halves_of(slice) : std::vector<TensorLocation>{slice};
-      for (size_t i = 0; i < parts.size(); ++i) all.push_back({fmt::format("{}{}.{}.weight", start, expert, matrices[i]), parts[i]});
-      ++expert;
-    }
-    return all;
+    return matrices_of_stack(at, matrices, [&](int64_t expert, const char* matrix) { return fmt::format("{}{}.{}.weight", start, expert, matrix); });
   }
 
   const Mixture& mixture_;
@@ -93,14 +97,16 @@ class Namer {
 
 }  // namespace
 
-std::vector<TensorLocation> halves_of(const TensorLocation& tensor) {
-  FLEXGEN_CHECK(!tensor.shape.empty() && tensor.shape[0] % 2 == 0 && tensor.bytes % 2 == 0, "halves of [{}]", fmt::join(tensor.shape, ", "));
-  TensorLocation first = tensor;
-  first.shape[0] /= 2;
-  first.bytes /= 2;
-  TensorLocation second = first;
-  second.offset += first.bytes;
-  return {first, second};
+std::vector<NamedTensor> matrices_of_stack(const TensorLocation& stack, const std::vector<const char*>& matrices,
+                                           const std::function<std::string(int64_t expert, const char* matrix)>& name) {
+  std::vector<NamedTensor> all;
+  int64_t expert = 0;
+  for (const TensorLocation& slice : slices_of(stack)) {
+    const std::vector<TensorLocation> parts = matrices.size() == 2 ? halves_of(slice) : std::vector<TensorLocation>{slice};
+    for (size_t i = 0; i < parts.size(); ++i) all.push_back({name(expert, matrices[i]), parts[i]});
+    ++expert;
+  }
+  return all;
 }
 
 void name_stacked_experts(Checkpoint& checkpoint, const ModelConfig& config, const std::string& directory) {

@@ -60,9 +60,9 @@ class MapJob {
   /// Without what of a text is too long for a line, at the side that --truncate cuts: turning text into tokens takes many times its size.
   std::string within_bounds(std::string text) const;
   void set_prompt(const std::string& text, nlohmann::ordered_json* body) const;
-  /// What asks for the choices behind a prompt. `place`: of its row, for messages.
   /// Whether an answer may be right at all.
   bool is_choice(const jinja::Value& right) const;
+  /// What asks for the choices behind a prompt. `place`: of its row, for messages.
   nlohmann::ordered_json choices_of(const std::string& text, const std::string& place) const;
   /// Nothing if the chat template does not take it.
   std::optional<nlohmann::ordered_json> choices_of_conversation(const std::vector<Message>& messages, const std::string& place) const;

@@ -8,6 +8,7 @@
 #include "base/byte_order_mark.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "batch/batch_line.h"
 #include "batch/input_form.h"
 #include "io/checked_json.h"
 #include "text/jinja/json_values.h"
@@ -17,8 +18,6 @@ namespace flexgen {
 namespace {
 
 constexpr size_t kLinePieceBytes = 256 << 10;
-/// Of a first row, to see what form it has.
-constexpr size_t kMostOfLine = 8 << 20;
 
 std::string ending_of(std::filesystem::path path, bool may_be_packed) {
   const auto lower = [](std::string text) {
@@ -37,7 +36,7 @@ std::unique_ptr<ByteSource> laid_out(TableKind kind, FrontBytes& text, const std
   if (front.starts_with("PK\x03\x04")) fail_user("{} is a zip archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)", path);
   if (const std::string what = binary_form(front, path); !what.empty()) fail_user("{} is no table: {}", path, what);
   if (kind != TableKind::kJsonl) return nullptr;
-  const TextForm form = text_form(text, kMostOfLine);
+  const TextForm form = text_form(text, static_cast<size_t>(kMaxLineBytes));
   if (form == TextForm::kLines) return nullptr;
   return form == TextForm::kCarriageReturns ? returns_as_line_ends(text) : values_as_lines(text, form, path);
 }
