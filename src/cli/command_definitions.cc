@@ -4,13 +4,13 @@
 
 #include <fmt/ranges.h>
 #include <charconv>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "batch/chat_source.h"
 #include "batch/job_files.h"
 #include "batch/shards.h"
-#include "io/whole_file.h"
 #include "net/world.h"
 #include "tables/map_job.h"
 
@@ -96,9 +96,11 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
 constexpr const char* kJobOfOutput = "the job of --output";
 
 /// Answers are added to a file as they finish; a name that promises another form would mislead who reads it.
-void check_is_plain(const std::string& output) {
+/// A job begun under such a name goes on. `may_go_on`: whether the command continues jobs.
+void check_is_plain(const std::string& output, bool may_go_on) {
+  std::error_code unreadable;  // is told where the job file is read
   for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet"})
-    if (output.ends_with(ending))
+    if (output.ends_with(ending) && !(may_go_on && std::filesystem::exists(JobFiles(output).manifest, unreadable)))
       fail_user("-o {}: answers are written as plain JSONL; leave {} out of the name, and pack the file once it is whole", output, ending);
 }
 
@@ -149,7 +151,7 @@ class RunBatchDefinition : public CommandDefinition {
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
     if (options_.efficiency && launched_with_others()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
     if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
-    if (!file_is_there(JobFiles(options_.output).manifest)) check_is_plain(options_.output);
+    check_is_plain(options_.output, true);
     if (options_.input == "-" && launched_with_others()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
     parse_shard(options_.shard);  // a wrong one is a wrong command line
@@ -560,7 +562,7 @@ class MergeDefinition : public CommandDefinition {
     files(FileUse::kRead, "shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
   }
   Command finish() override {
-    check_is_plain(options_.output);
+    check_is_plain(options_.output, false);
     return options_;
   }
   std::vector<NamedFile> files_beside() const override {
