@@ -24,7 +24,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kRopeFactors = "rope_freqs.weight";
+constexpr const char *kRopeFactors = "rope_freqs.weight", *kShortFactors = "rope_factors_short.weight", *kLongFactors = "rope_factors_long.weight";
 
 /// What an answer ends with: the tokens that the file names, and those that end a turn by what they are called, as in llama.cpp.
 Json end_tokens(const Json& metadata, int64_t vocab_size, const std::string& source) {
@@ -81,6 +81,31 @@ Json rope_scaling_of(GgufFields& fields) {
   return scaling;
 }
 
+/// A tensor of what angles are divided by: one for each rotary pair.
+std::vector<float> read_factors(const Checkpoint& checkpoint, const char* name, size_t count, const std::string& source) {
+  const TensorLocation* at = checkpoint.find(name);
+  if (at == nullptr) fail_user("{}: the tensor '{}' is missing; the file is broken, fetch it again", source, name);
+  if (at->dtype != DType::kF32 || at->shape != std::vector<int64_t>{static_cast<int64_t>(count)})
+    fail_user("{}: the tensor '{}' is not [{}] in F32; the file is broken, fetch it again", source, name, count);
+  std::vector<float> factors(count);
+  File::open(checkpoint.files()[static_cast<size_t>(at->file)], FileMode::kRead)->read(at->offset, std::as_writable_bytes(std::span(factors)));
+  for (float factor : factors)
+    if (!(factor > 0)) fail_user("{}: the tensor '{}' has the divisor {}; the file is broken, fetch it again", source, name, factor);
+  return factors;
+}
+
+/// LongRoPE's factors are tensors. The scale of cosine and sine is a field; without one it is 1, as in llama.cpp.
+Json longrope_of(GgufFields& fields, const Checkpoint& checkpoint, size_t num_pairs) {
+  for (const char* name : {"rope.scaling.factor", "rope.scale_linear"}) fields.only(name, 1.0);
+  fields.only("rope.scaling.type", "longrope");
+  fields.harmless({"rope.scaling.finetuned"});
+  Json scaling{{"rope_type", "longrope"}, {"attention_factor", 1.0}};
+  fields.copy("rope.scaling.attn_factor", scaling, "attention_factor");
+  scaling["short_factor"] = read_factors(checkpoint, kShortFactors, num_pairs, fields.source());
+  scaling["long_factor"] = read_factors(checkpoint, kLongFactors, num_pairs, fields.source());
+  return scaling;
+}
+
 /// A block that predicts a further token is none that the stream goes through.
 void refuse_further_predictors(const GgufFields& fields, const Checkpoint& checkpoint, int64_t num_blocks) {
   constexpr std::string_view kBlock = "blk.";
@@ -128,7 +153,6 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   fields.copy(epsilon, config, family.layer_norm ? "layer_norm_eps" : "rms_norm_eps");
   config["rope_theta"] = 10000.0;
   fields.copy("rope.freq_base", config, "rope_theta");
-  if (const Json scaling = rope_scaling_of(fields); !scaling.is_null()) config["rope_scaling"] = scaling;
   fields.harmless({"vocab_size", "tensor_data_layout"});
   read_gguf_mixture(fields, family.model_type, checkpoint, config);
   fields.only("attention.causal", true);
@@ -144,6 +168,13 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
     if (family.partial == std::string_view("rotary_dim")) config["rotary_dim"] = *turned;
     else config[family.partial] = static_cast<double>(*turned) / static_cast<double>(head);
   }
+  if (has(kShortFactors) || has(kLongFactors)) {
+    config["rope_scaling"] = longrope_of(fields, checkpoint, static_cast<size_t>(turned.value_or(head)) / 2);
+    config["original_max_position_embeddings"] = config["max_position_embeddings"];
+    fields.copy("rope.scaling.original_context_length", config, "original_max_position_embeddings");
+  } else if (const Json scaling = rope_scaling_of(fields); !scaling.is_null()) {
+    config["rope_scaling"] = scaling;
+  }
   if (family.has_windows) fields.copy("attention.sliding_window", config, "sliding_window");
   if (config.contains("sliding_window") && config["sliding_window"] == 0) config["sliding_window"] = nullptr;  // none, as Phi-4 says it
   read_own_gguf_fields(fields, family.model_type, checkpoint, config);
@@ -154,18 +185,10 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
 }
 
 /// Llama 3's scaling of its angles is a tensor of divisors.
-void apply_rope_factors(const Checkpoint& checkpoint, const TensorLocation& at, ModelConfig& config) {
-  const std::string& path = checkpoint.files()[static_cast<size_t>(at.file)];
-  const size_t count = config.ropes.front().inverse_frequencies.size();
-  if (at.dtype != DType::kF32 || at.shape != std::vector<int64_t>{static_cast<int64_t>(count)})
-    fail_user("{}: the tensor '{}' is not [{}] in F32; the file is broken, fetch it again", path, kRopeFactors, count);
-  std::vector<float> factors(count);
-  File::open(path, FileMode::kRead)->read(at.offset, std::as_writable_bytes(std::span(factors)));
+void apply_rope_factors(const Checkpoint& checkpoint, const std::string& source, ModelConfig& config) {
+  const std::vector<float> factors = read_factors(checkpoint, kRopeFactors, config.ropes.front().inverse_frequencies.size(), source);
   for (Rope& rope : config.ropes)
-    for (size_t i = 0; i < count; ++i) {
-      if (!(factors[i] > 0)) fail_user("{}: the tensor '{}' has the divisor {}; the file is broken, fetch it again", path, kRopeFactors, factors[i]);
-      rope.inverse_frequencies[i] /= factors[i];
-    }
+    for (size_t i = 0; i < factors.size(); ++i) rope.inverse_frequencies[i] /= factors[i];
 }
 
 }  // namespace
@@ -179,11 +202,6 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
     fail_user(
         "{}: its general.architecture is '{}'; of GGUF files flexgen reads {}. The model's own checkpoint, with safetensors, may be of a family that flexgen knows",
         path, printable(architecture), known_gguf_architectures());
-  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
-    if (checkpoint.find(name))
-      fail_user(
-          "{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint",
-          path, name);
   GgufFields fields(metadata, path, architecture, ignored_fields);
   const Json config_json = config_of_gguf(metadata, *family, fields, checkpoint);
   fields.finish();
@@ -191,7 +209,7 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
   config.rope_interleaved |= family->pairs_adjoin;
   if (family->whole_norms) config.norm_offset = 0;
   if (family->says_epsilon) config.norm_epsilon = static_cast<float>(ConfigFields(config_json, path).positive("layer_norm_eps", 1));
-  if (const TensorLocation* factors = checkpoint.find(kRopeFactors)) apply_rope_factors(checkpoint, *factors, config);
+  if (checkpoint.find(kRopeFactors)) apply_rope_factors(checkpoint, path, config);
   config.mixture.in_pairs = false;  // GGUFs have gate and up apart
   name_tensors_as_family(checkpoint, config);
   return {std::move(config), std::move(checkpoint)};

@@ -173,7 +173,7 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 2); }), HasSubstr("longrope"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }),
               HasSubstr("value_length"));
-  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("rope_factors_long.weight"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("'rope_factors_short.weight' is missing"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {1}, 0, "1234"); }), HasSubstr("[16] in F32"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {16}, 0, std::string(64, '\0')); }), HasSubstr("the divisor 0"));
   EXPECT_THAT(with(  // Command R+
@@ -248,6 +248,30 @@ TEST(GgufModel, Ministral3EndsWhereQueriesGrow) {
   EXPECT_EQ(small.attention[0].window, 0);
   EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.real("mistral3.rope.scaling.yarn_attn_factor", 1.5f); }), HasSubstr("yarn_attn_factor' is 1.5"));
   EXPECT_THAT(refused([&](TestGguf& gguf) { yarn(gguf), gguf.number("mistral3.expert_count", 8); }), HasSubstr("expert_count"));
+}
+
+TEST(GgufModel, LongropeEndsWhereItsOtherFactorsBegin) {
+  TestFolder folder;
+  const auto loaded = [&](const auto& add, float least = 1) {
+    TestGguf gguf = fields("phi3");
+    add(gguf);
+    gguf.number("phi3.rope.dimension_count", 16);  // half of a head, as Phi-4-mini's three quarters
+    for (const char* name : {"rope_factors_short.weight", "rope_factors_long.weight"})
+      gguf.tensor(name, {8}, 0, TestGguf::floats({least, 1, 1, 2, 2, 2, 4, 4}));
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("m.gguf", gguf.bytes())).config;
+  };
+  const ModelConfig config = loaded(
+      [](TestGguf& gguf) { gguf.number("phi3.rope.scaling.original_context_length", 48).real("phi3.rope.scaling.attn_factor", 1.25f); });
+  EXPECT_EQ(config.max_positions, 48);
+  EXPECT_EQ(config.ropes[0].scale, 1.25f);
+  EXPECT_FLOAT_EQ(config.ropes[0].inverse_frequencies[7], std::pow(10000.0f, -14.0f / 16) / 4);
+  EXPECT_EQ(loaded([](TestGguf&) {}).max_positions, 128);
+  const auto refused = [&](const auto& add, float least = 1) { return error_of(ErrorKind::kUser, [&] { loaded(add, least); }); };
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.real("phi3.rope.scaling.factor", 2); }), HasSubstr("'phi3.rope.scaling.factor' is 2.0"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.text("phi3.rope.scaling.type", "yarn"); }), HasSubstr("rope.scaling.type' is"));
+  EXPECT_THAT(refused([](TestGguf& gguf) { gguf.real("phi3.rope.scaling.attn_factor", -1); }), HasSubstr("attention_factor"));
+  for (float none : {0.0f, -1.0f, NAN}) EXPECT_THAT(refused([](TestGguf&) {}, none), HasSubstr("'rope_factors_short.weight' has the divisor"));
 }
 
 TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {

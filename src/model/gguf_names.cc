@@ -36,7 +36,7 @@ class FamilyNames {
       : config_(config), files_(files), mixture_(architecture_of(config).mixture_names()) {}
 
   std::vector<NamedTensor> operator()(const std::string& name, const TensorLocation& at) const {
-    if (name == "rope_freqs.weight") return {};
+    if (name == "rope_freqs.weight" || name.starts_with("rope_factors_")) return {};
     if (name == "token_embd.weight") return {{"model.embed_tokens.weight", at}};
     if (name == "output_norm.weight") return {{"model.norm.weight", at}};
     if (name == "output.weight") return {{"lm_head.weight", at}};

@@ -844,7 +844,7 @@ INSTANTIATE_TEST_SUITE_P(
         GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"}, GgufCase{"llama3-tied", "llama"},
         GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"}, GgufCase{"gemma", "gemma"}, GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
         GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
-        GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
+        GgufCase{"phi3", "phi3"}, GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
         GgufCase{"phi3-partial", "phi3"}, GgufCase{"mixtral", "llama", R"({"sliding_window": null})"}, GgufCase{"qwen2_moe", "qwen2moe"},
         GgufCase{"qwen3_moe", "qwen3moe"}, GgufCase{"olmoe", "olmoe"}, GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})"},
         GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0, "rope_parameters": {"attention_factor": 1.5}})"},

@@ -73,6 +73,15 @@ class AsGguf {
   void real(const char* name, const char* field) {
     if (config_.contains(field) && !config_.at(field).is_null()) gguf_.real(start_ + name, config_.at(field).get<float>());
   }
+  void write_longrope(const nlohmann::json& rope) {
+    const double original = config_.at("original_max_position_embeddings").get<double>(), scale = config_.at("max_position_embeddings").get<double>() / original;
+    gguf_.number(start_ + "rope.scaling.original_context_length", static_cast<uint32_t>(original));
+    gguf_.real(start_ + "rope.scaling.attn_factor", scale > 1 ? static_cast<float>(std::sqrt(1 + std::log(scale) / std::log(original))) : 1.0f);
+    for (const char* which : {"long", "short"}) {
+      const auto factors = rope.at(std::string(which) + "_factor").get<std::vector<float>>();
+      gguf_.tensor(std::string("rope_factors_") + which + ".weight", {factors.size()}, 0, TestGguf::floats(factors));
+    }
+  }
   bool is_mixture() const { return config_.contains("num_experts_per_tok") || config_.contains("moe_k"); }
 
   void write_fields() {
@@ -116,6 +125,7 @@ class AsGguf {
     const std::string scaling = rope.is_object() ? rope.value("rope_type", "") : "";
     if (scaling == "linear" || scaling == "yarn")
       gguf_.text(start_ + "rope.scaling.type", scaling).real(start_ + "rope.scaling.factor", rope.at("factor").get<float>());
+    if (scaling == "longrope") write_longrope(rope);
     if (scaling != "yarn") return;
     gguf_.number(start_ + "rope.scaling.original_context_length", rope.at("original_max_position_embeddings").get<uint32_t>());
     gguf_.real(start_ + "rope.scaling.yarn_beta_fast", rope.at("beta_fast").get<float>());

@@ -3,7 +3,7 @@
 //
 // q is a code, d and m are scale and minimum in fp16, s and t whole numbers that scale them for a part of a block of 256:
 //     q4_0 d (q - 8)   q4_1 d q + m   q5_0 d (q - 16)   q5_1 d q + m   q8_0 d q   iq4_nl d table[q]   mxfp4 2^(e - 128) table[q]   (32 elements)
-//     q2_k, q4_k, q5_k d s q - m t   q3_k, q6_k d s q   (256 elements; parts of 16, of q4_k and q5_k 32)
+//     q2_k, q4_k, q5_k d s q - m t   q3_k, q6_k d s q   iq4_xs d s table[q]   (256 elements; parts of 16, of q4_k, q5_k and iq4_xs 32)
 
 #include <bit>
 #include <cstddef>
@@ -43,11 +43,12 @@ FLEXGEN_BLOCK_CODE void scale_and_minimum(const uint8_t* packed, int i, float* s
   *minimum = static_cast<float>(t);
 }
 
-/// Part `i` of 8 in q4_k: 32 elements scale q - minimum, q the lower halves of 32 bytes where `i` is even, the upper ones where it is odd.
+/// 32 elements of a block of 256.
 struct Part {
   float scale, minimum;
   const uint8_t* codes;
 };
+/// Part `i` of 8 in q4_k: scale q - minimum, q the lower halves of 32 bytes where `i` is even, the upper ones where it is odd.
 FLEXGEN_BLOCK_CODE Part q4_k_part(const uint8_t* p, int i) {
   Part part{0, 0, p + 16 + i / 2 * 32};
   scale_and_minimum(p + 4, i, &part.scale, &part.minimum);
@@ -56,10 +57,16 @@ FLEXGEN_BLOCK_CODE Part q4_k_part(const uint8_t* p, int i) {
   return part;
 }
 
+/// Part `i` of 8 in iq4_xs: scale table[q], q the halves of 16 bytes, the lower ones first; the scale has 6 bits, lower and upper ones apart.
+FLEXGEN_BLOCK_CODE Part iq4_xs_part(const uint8_t* p, int i) {
+  const int low = p[4 + i / 2] >> i % 2 * 4 & 15, high = (p[2] | p[3] << 8) >> 2 * i & 3;
+  return {half_at(p) * static_cast<float>((low | high << 4) - 32), 0, p + 8 + 16 * i};
+}
+
 /// Whether a block's elements are 16 values at most, which its codes of four bits choose from.
 constexpr bool has_sixteen_values(DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || dtype == DType::kIQ4_NL || dtype == DType::kMXFP4; }
 
-inline constexpr float kNonLinear[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};  ///< iq4_nl's
+inline constexpr float kNonLinear[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};  ///< iq4_nl's and iq4_xs's
 inline constexpr float kTwiceE2m1[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};                   ///< mxfp4's; e2m1's -0 is 0
 
 /// use(codes, value_of) for such a block: the 16 bytes of its codes, and what a code means.
@@ -134,6 +141,11 @@ FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
       const int shift = part % 2 * 4;
       for (int i = 0; i < 32; ++i) out[part * 32 + i] = scale * static_cast<float>((codes[i] >> shift & 15) | (high[i] >> part & 1) << 4) - minimum;
     }
+  } else if constexpr (kType == DType::kIQ4_XS) {
+    for (int part = 0; part < 8; ++part) {
+      const Part of = iq4_xs_part(p, part);
+      halves(of.codes, 0, out + part * 32, [&](int q) { return of.scale * kNonLinear[q]; });
+    }
   } else {
     static_assert(kType == DType::kQ6_K);
     const float d = half_at(p + 208);
@@ -166,6 +178,7 @@ template <typename Use>
     case DType::kQ6_K: return use.template operator()<DType::kQ6_K>();
     case DType::kIQ4_NL: return use.template operator()<DType::kIQ4_NL>();
     case DType::kMXFP4: return use.template operator()<DType::kMXFP4>();
+    case DType::kIQ4_XS: return use.template operator()<DType::kIQ4_XS>();
     default: return;
   }
 }

@@ -29,7 +29,8 @@ const std::vector<Expected>& expected() {
       {DType::kQ4_0, {0}, 0xbc4713c2eb87fbd9},    {DType::kQ4_1, {0, 2}, 0x5aaa694d16123fb5}, {DType::kQ5_0, {0}, 0x32e128e7b03eebd9},
       {DType::kQ5_1, {0, 2}, 0xe782e8469f596c5d}, {DType::kQ8_0, {0}, 0x4492ac151e4740d9},    {DType::kQ2_K, {80, 82}, 0x55c0b525a97b8328},
       {DType::kQ3_K, {108}, 0xdcea53bb04beadde},  {DType::kQ4_K, {0, 2}, 0xbeb758bb3b14d135}, {DType::kQ5_K, {0, 2}, 0x575585c35a0d6fcc},
-      {DType::kQ6_K, {208}, 0x3fad0f742492f87e},  {DType::kIQ4_NL, {0}, 0x9ddc4b680e819999},  {DType::kMXFP4, {}, 0xafb0da84bde223d9}};
+      {DType::kQ6_K, {208}, 0x3fad0f742492f87e},  {DType::kIQ4_NL, {0}, 0x9ddc4b680e819999},  {DType::kMXFP4, {}, 0xafb0da84bde223d9},
+      {DType::kIQ4_XS, {0}, 0x6f5f1ab21e0b06c2}};
   return table;
 }
 

@@ -23,6 +23,7 @@ std::string_view dtype_name(DType dtype) {
     case DType::kQ6_K: return "q6_k";
     case DType::kIQ4_NL: return "iq4_nl";
     case DType::kMXFP4: return "mxfp4";
+    case DType::kIQ4_XS: return "iq4_xs";
     case DType::kFp8: return "fp8";
     case DType::kCodes8: return "int8-scaled";
     case DType::kPacked4: return "int4-packed";

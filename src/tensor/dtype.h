@@ -12,11 +12,11 @@ namespace flexgen {
 /// have them (tensor/block_formats.h), read only. From kFp8 on: codes whose scales are tensors of their own (tensor/code_format.h), read only.
 enum class DType : uint8_t {
   // clang-format off
-  kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4,
+  kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4, kIQ4_XS,
   kFp8, kCodes8, kPacked4, kPacked8, kGptq4, kGptq8, kAwq4, kFp4
   // clang-format on
 };
-inline constexpr DType kLastBlockedDType = DType::kMXFP4, kLastDType = DType::kFp4;
+inline constexpr DType kLastBlockedDType = DType::kIQ4_XS, kLastDType = DType::kFp4;
 
 inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a minimum
 
@@ -42,7 +42,7 @@ inline constexpr int64_t kLongestBlock = 256;
 /// Of a blocked type.
 inline constexpr QuantBlock quant_block(DType dtype) {
   constexpr QuantBlock kShapes[]{{32, 18},   {32, 20},   {32, 22},   {32, 24},   {32, 34}, {256, 84},
-                                 {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}};
+                                 {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}, {256, 136}};
   return kShapes[static_cast<int>(dtype) - static_cast<int>(DType::kQ4_0)];
 }
 

@@ -18,6 +18,7 @@ bool takes_codes(const WeightView& weight) {
     case DType::kQ8_0:
     case DType::kIQ4_NL:
     case DType::kMXFP4:
+    case DType::kIQ4_XS:
     case DType::kQ4_K:
     case DType::kQ6_K: return true;
     case DType::kFp8:
@@ -155,6 +156,7 @@ void with_reader(const ProductTile& tile, DType dtype, const Use& use) {
     case DType::kQ8_0: return with(std::type_identity<BlockReader<DType::kQ8_0>>());
     case DType::kIQ4_NL: return with(std::type_identity<BlockReader<DType::kIQ4_NL>>());
     case DType::kMXFP4: return with(std::type_identity<BlockReader<DType::kMXFP4>>());
+    case DType::kIQ4_XS: return with(std::type_identity<QuarterReader<DType::kIQ4_XS>>());
     case DType::kQ4_K: return with(std::type_identity<QuarterReader<DType::kQ4_K>>());
     case DType::kQ6_K: return with(std::type_identity<QuarterReader<DType::kQ6_K>>());
     case DType::kFp8: return with(std::type_identity<ScaledReader<DType::kFp8, kStep>>());

@@ -253,6 +253,12 @@ class ScaledReader {
   float zeros_[has_zeros() ? kTileRows : 1][kReadPairs * kParts];
 };
 
+/// 16 bytes of codes of four bits: the lower halves, then the upper ones.
+HWY_INLINE __m512i lower_then_upper(const std::byte* codes) {
+  const __m512i twice = _mm512_permutexvar_epi8(bytes_of(kTwiceTwice), _mm512_castsi128_si512(load_16(codes)));
+  return _mm512_shldv_epi16(twice, twice, _mm512_inserti64x4(_mm512_set1_epi16(kTurnLower), _mm256_set1_epi16(kTurnUpper), 1));
+}
+
 /// Rows of GGUF's blocks (tensor/block_formats.h), whose scales lie with the codes: nothing is read before.
 template <DType kType>
 class BlockRows {
@@ -286,8 +292,8 @@ class BlockReader : public BlockRows<kType> {
     } else {
       // One table of both blocks.
       const __m512i table = table_of(meanings(block), meanings(block + kBytes));
-      _mm512_store_si512(to, look_up(codes_of(block), look_up.in_first, table));
-      _mm512_store_si512(to + kNextStep, look_up(codes_of(block + kBytes), look_up.in_second, table));
+      _mm512_store_si512(to, look_up(lower_then_upper(block + kBytes - 16), look_up.in_first, table));
+      _mm512_store_si512(to + kNextStep, look_up(lower_then_upper(block + 2 * kBytes - 16), look_up.in_second, table));
     }
   }
 
@@ -295,11 +301,6 @@ class BlockReader : public BlockRows<kType> {
   using BlockRows<kType>::kBytes;
   static_assert(quant_block(kType).elements == kStep && (kType == DType::kQ8_0 || blocks::has_sixteen_values(kType)));
 
-  /// A block's: the lower four bits of its bytes, then the upper ones.
-  static HWY_INLINE __m512i codes_of(const std::byte* block) {
-    const __m512i twice = _mm512_permutexvar_epi8(bytes_of(kTwiceTwice), _mm512_castsi128_si512(load_16(block + kBytes - 16)));
-    return _mm512_shldv_epi16(twice, twice, _mm512_inserti64x4(_mm512_set1_epi16(kTurnLower), _mm256_set1_epi16(kTurnUpper), 1));
-  }
   static HWY_INLINE __m512 sixteen(const std::byte* codes, __m512 scale) { return _mm512_mul_ps(signed_numbers(load_16(codes)), scale); }
   /// Of the sixteen codes.
   static HWY_INLINE __m512 meanings(const std::byte* block) {
@@ -310,7 +311,7 @@ class BlockReader : public BlockRows<kType> {
   }
 };
 
-/// Blocks of 256, a quarter at a time: q4_k and q6_k.
+/// Blocks of 256, a quarter at a time: q4_k, q6_k and iq4_xs.
 template <DType kType>
 class QuarterReader : public BlockRows<kType> {
  public:
@@ -327,6 +328,14 @@ class QuarterReader : public BlockRows<kType> {
       const __m512i twice = _mm512_permutexvar_epi8(bytes_of(kTwiceFirst), _mm512_castsi256_si512(load_32(block + 16 + quarter * 32)));
       _mm512_store_si512(to, look_up(_mm512_slli_epi16(twice, 1), look_up.in_first, table));
       _mm512_store_si512(to + kNextStep, look_up(_mm512_srli_epi16(twice, 3), look_up.in_second, table));
+    } else if constexpr (kType == DType::kIQ4_XS) {
+      const auto* bytes = reinterpret_cast<const uint8_t*>(block);
+      const blocks::Part first = blocks::iq4_xs_part(bytes, 2 * quarter), second = blocks::iq4_xs_part(bytes, 2 * quarter + 1);
+      const __m512 values = _mm512_loadu_ps(blocks::kNonLinear);
+      const __m512i table = table_of(_mm512_mul_ps(values, _mm512_set1_ps(first.scale)), _mm512_mul_ps(values, _mm512_set1_ps(second.scale)));
+      const std::byte* codes = block + 8 + quarter * 32;
+      _mm512_store_si512(to, look_up(lower_then_upper(codes), look_up.in_first, table));
+      _mm512_store_si512(to + kNextStep, look_up(lower_then_upper(codes + 16), look_up.in_second, table));
     } else {
       // The lower four bits of codes in 128 bytes, the upper two in 64, scales of 16 columns, d.
       const __m512 scales = _mm512_mul_ps(signed_numbers(load_16(block + 192)), half_everywhere(block + 208));
@@ -345,7 +354,7 @@ class QuarterReader : public BlockRows<kType> {
   }
 
  private:
-  static_assert(kType == DType::kQ4_K || kType == DType::kQ6_K);
+  static_assert(kType == DType::kQ4_K || kType == DType::kQ6_K || kType == DType::kIQ4_XS);
 
   static HWY_INLINE __m512 part_meanings(const std::byte* block, int part, float scale, float minimum) {
     float of_part, least;

@@ -116,6 +116,12 @@ HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
         const FourBitTable low_table = table_of(low), high_table = table_of(high);
         for (int i = 0; i < 32; i += 16) look_up_halves(low_table, high_table, low.codes + i, out + first + part * 32 + i, out + first + part * 32 + 32 + i);
       }
+    } else if constexpr (kType == DType::kIQ4_XS && std::is_same_v<T, hwy::bfloat16_t>) {
+      for (int i = 0; i < 8; ++i) {
+        const blocks::Part part = blocks::iq4_xs_part(block, i);
+        const FourBitTable table([&](size_t q) HWY_ATTR { return hn::Mul(hn::Set(d, part.scale), hn::LoadU(d, blocks::kNonLinear + q)); });
+        look_up_halves(table, table, part.codes, out + first + i * 32, out + first + i * 32 + 16);
+      }
 #endif
     } else {
       alignas(64) float values[kShape.elements];

@@ -36,7 +36,7 @@ FLEXGEN_CODE constexpr int codes_at(DType dtype) {
   }
 }
 
-/// Of iq4_nl, and twice e2m1's, whose -0 is 0 here.
+/// Of iq4_nl and iq4_xs, and twice e2m1's, whose -0 is 0 here.
 FLEXGEN_CODE float iq4_nl_value(uint32_t code) {
   const uint64_t values = code < 8 ? 0xf6eaddcfbfad9881u : 0x7159453526190d01u;  // a byte each
   return static_cast<float>(static_cast<int8_t>(values >> 8 * (code & 7u)));
@@ -87,6 +87,16 @@ FLEXGEN_CODE void read_wide_parts(const std::byte* block, int first, float (&out
     out[i] = scale * static_cast<float>(static_cast<int>((byte_of(codes, i) >> shift & 15u) | (byte_of(high, i) >> part & 1u) << 4)) - minimum;
 }
 
+/// Elements of a block of iq4_xs: eight parts of 32, whose scales have four bits in a byte of two and two bits in a word of all.
+FLEXGEN_CODE void read_table_parts(const std::byte* block, int first, float (&out)[8]) {
+  const int part = first / 32, shift = first % 32 / 16 * 4;
+  const int low = byte_at(block + 4 + part / 2) >> part % 2 * 4 & 15, high = byte_at(block + 2 + part / 4) >> part % 4 * 2 & 3;
+  const float scale = half_at(block) * static_cast<float>((low | high << 4) - 32);
+  const Words2 codes = load_eight_bytes(block + 8 + part * 16 + first % 16);
+  FLEXGEN_UNROLL
+  for (int i = 0; i < 8; ++i) out[i] = scale * iq4_nl_value(byte_of(codes, i) >> shift & 15u);
+}
+
 /// Elements of a block of q2_k, q3_k or q6_k: sixteen parts of 16.
 template <DType kType>
 FLEXGEN_CODE void read_narrow_parts(const std::byte* block, int first, float (&out)[8]) {
@@ -131,6 +141,8 @@ FLEXGEN_CODE void read_blocks(const std::byte* row, int first, float (&out)[8]) 
     read_short_block<kType>(block, within, out);
   } else if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
     read_wide_parts<kType>(block, within, out);
+  } else if constexpr (kType == DType::kIQ4_XS) {
+    read_table_parts(block, within, out);
   } else {
     read_narrow_parts<kType>(block, within, out);
   }
