@@ -37,7 +37,12 @@ constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "ll
                                      {.architecture = "ernie4_5-moe", .model_type = "ernie4_5_moe"},
                                      {.architecture = "glm4", .model_type = "glm4", .says_head = true, .partial = "partial_rotary_factor"},
                                      {.architecture = "mistral3", .model_type = "ministral3", .pairs_adjoin = true, .says_head = true},
-                                     {.architecture = "command-r", .model_type = "cohere", .layer_norm = true}};
+                                     {.architecture = "command-r", .model_type = "cohere", .layer_norm = true},
+                                     {.architecture = "cohere2", .model_type = "cohere2", .has_windows = true, .layer_norm = true},
+                                     {.architecture = "seed_oss", .model_type = "seed_oss", .says_head = true},
+                                     {.architecture = "exaone4", .model_type = "exaone4", .says_head = true, .has_windows = true},
+                                     {.architecture = "hunyuan-dense", .model_type = "hunyuan_v1_dense", .says_head = true},
+                                     {.architecture = "hunyuan-moe", .model_type = "hunyuan_v1_moe", .says_head = true}};
 /// What a file of "llama" with experts is, one of "mistral3" whose angles are not scaled (Mistral Small 3.1 and 3.2), and one of "olmo2" with windows.
 constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
 constexpr GgufFamily kMistralSmall{.architecture = "mistral3", .model_type = "llama", .pairs_adjoin = true, .says_head = true};
@@ -63,12 +68,17 @@ void read_gemma(GgufFields& fields, std::string_view model_type, Json& config) {
   else config["query_pre_attn_scalar"] = config.at("head_dim");
 }
 
+/// Which layers have a window, as a list; whether the file has one.
+bool read_windowed_layers(GgufFields& fields, Json& config) {
+  const Json* pattern = fields.find("attention.sliding_window_pattern");
+  if (pattern == nullptr || !pattern->is_array()) return false;
+  for (const Json& has_window : *pattern) config["layer_types"].push_back(has_window == true ? "sliding_attention" : "full_attention");
+  return true;
+}
+
 /// OLMo 3: angles are scaled where there is no window; which layers have one is a list.
 void read_olmo3(GgufFields& fields, Json& config) {
-  const Json* pattern = fields.find("attention.sliding_window_pattern");
-  if (pattern == nullptr || !pattern->is_array())
-    fields.refuse("attention.sliding_window_pattern", "is missing, or no list; convert the model anew with llama.cpp");
-  for (const Json& has_window : *pattern) config["layer_types"].push_back(has_window == true ? "sliding_attention" : "full_attention");
+  if (!read_windowed_layers(fields, config)) fields.refuse("attention.sliding_window_pattern", "is missing, or no list; convert the model anew with llama.cpp");
   Json full = config.value("rope_scaling", Json{{"rope_type", "default"}}), windowed{{"rope_type", "default"}};
   full["rope_theta"] = windowed["rope_theta"] = config.at("rope_theta");
   fields.copy("rope.freq_base_swa", windowed, "rope_theta");
@@ -85,6 +95,13 @@ void read_mistral3(GgufFields& fields, Json& config) {
   fields.copy("rope.scaling.yarn_log_multiplier", *scaling, "mscale_all_dim");
   if (scaling->contains("mscale_all_dim")) (*scaling)["mscale"] = 1.0;  // as llama.cpp has it
   fields.copy("attention.temperature_scale", *scaling, "llama_4_scaling_beta");
+}
+
+/// EXAONE 4 and Command R7B: which layers have a window is a list, or every so many-th has none (4 where the file does not say). EXAONE's smaller model has no window at all.
+void read_windows_in_turn(GgufFields& fields, Json& config) {
+  if (!config.contains("sliding_window")) config["sliding_window"] = nullptr;
+  if (config.at("sliding_window").is_null()) return fields.harmless({"attention.sliding_window_pattern"});
+  if (!read_windowed_layers(fields, config)) fields.copy("attention.sliding_window_pattern", config, "sliding_window_pattern");
 }
 
 /// Granite 4.0's dense models have fields of their relatives' recurrent blocks and shared experts; tensors of such would mean something.
@@ -117,7 +134,8 @@ std::string known_gguf_architectures() {
 
 void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Checkpoint& checkpoint, Json& config) {
   const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
-  for (const char* with_biases : {"llama", "glm4", "glm4_moe", "gpt_oss", "dots1", "granite", "smollm3", "olmo", "olmo2", "olmo3", "olmoe", "cohere"})
+  for (const char* with_biases : {"llama", "glm4", "glm4_moe", "gpt_oss", "dots1", "granite", "smollm3", "olmo", "olmo2", "olmo3", "olmoe", "cohere", "cohere2",
+                                  "seed_oss", "hunyuan_v1_dense", "hunyuan_v1_moe"})
     if (type == with_biases) config["attention_bias"] = has("blk.0.attn_q.bias");
   if (type == "llama" || type == "granite" || type == "smollm3") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
   if (type == "ernie4_5") config["use_bias"] = has("blk.0.attn_q.bias");
@@ -132,7 +150,12 @@ void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Check
     // As in llama.cpp, which has no limit then.
     if (const auto limit = config.find("clip_qkv"); limit != config.end() && limit->is_number() && *limit <= 0) config.erase(limit);
   }
-  if (type == "cohere") fields.copy("logit_scale", config, "logit_scale");
+  if (type == "cohere" || type == "cohere2") fields.copy("logit_scale", config, "logit_scale");
+  if (type == "cohere2" || type == "exaone4") read_windows_in_turn(fields, config);
+  if (type == "seed_oss") {
+    config["attention_out_bias"] = has("blk.0.attn_output.bias");
+    config["mlp_bias"] = has("blk.0.ffn_gate.bias");
+  }
   if (type == "granite") {
     read_granite4(fields, checkpoint);
     fields.copy("attention.scale", config, "attention_multiplier");

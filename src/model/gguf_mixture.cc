@@ -30,7 +30,8 @@ constexpr GgufMixture kMixtures[]{{"mixtral", "num_local_experts", "intermediate
                                   {"minimax_m2", "num_local_experts", "intermediate_size", Gating::kSigmoid},
                                   {"glm4_moe", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
                                   {"dots1", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
-                                  {"ernie4_5_moe", "moe_num_experts", "moe_intermediate_size"}};
+                                  {"ernie4_5_moe", "moe_num_experts", "moe_intermediate_size"},
+                                  {"hunyuan_v1_moe", "num_experts", "moe_intermediate_size"}};
 
 /// Rows of an expert's gate, which older files have in no field: [E, F, D] of some block, or [E, 2 F, D] with what is beside it.
 int64_t expert_size(const Checkpoint& checkpoint) {
@@ -95,6 +96,10 @@ void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const 
       if (checkpoint.find(fmt::format("blk.{}.ffn_gate_inp.weight", block)) == nullptr) config["mlp_only_layers"].push_back(block);
   if (model_type == "qwen3_moe") fields.only("expert_shared_feed_forward_length", 0);  // Qwen3-Coder's say that they have none
   if (model_type == "ernie4_5_moe") read_ernie(fields, checkpoint, config);
+  if (model_type == "hunyuan_v1_moe") {
+    config["num_shared_expert"] = fields.integer("expert_shared_count").value_or(1);
+    fields.only("expert_shared_feed_forward_length", config.at("intermediate_size"));
+  }
   if (model_type == "qwen2_moe") config["shared_expert_intermediate_size"] = needed("expert_shared_feed_forward_length");
 }
 

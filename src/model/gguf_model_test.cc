@@ -261,8 +261,8 @@ TEST(GgufModel, LongropeEndsWhereItsOtherFactorsBegin) {
     add_tensors(gguf);
     return load_gguf_model(folder.put("m.gguf", gguf.bytes())).config;
   };
-  const ModelConfig config = loaded(
-      [](TestGguf& gguf) { gguf.number("phi3.rope.scaling.original_context_length", 48).real("phi3.rope.scaling.attn_factor", 1.25f); });
+  const ModelConfig config =
+      loaded([](TestGguf& gguf) { gguf.number("phi3.rope.scaling.original_context_length", 48).real("phi3.rope.scaling.attn_factor", 1.25f); });
   EXPECT_EQ(config.max_positions, 48);
   EXPECT_EQ(config.ropes[0].scale, 1.25f);
   EXPECT_FLOAT_EQ(config.ropes[0].inverse_frequencies[7], std::pow(10000.0f, -14.0f / 16) / 4);
@@ -284,6 +284,11 @@ TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {
   gemma.number("gemma3.attention.key_length", 32).number("gemma3.attention.value_length", 32);
   add_tensors(gemma);
   EXPECT_EQ(load_gguf_model(folder.put("gemma.gguf", gemma.bytes())).config.attention[0].window, 0);
+  TestGguf exaone = fields("exaone4");  // of 1.2B
+  add_tensors(exaone);
+  const BlockAttention attention = load_gguf_model(folder.put("exaone.gguf", exaone.bytes())).config.attention[0];
+  EXPECT_EQ(attention.window, 0);
+  EXPECT_EQ(attention.rope, 0);
 }
 
 TEST(GgufModel, NoLimitOfQueriesKeysAndValuesIsSaidByZero) {

@@ -129,7 +129,11 @@ class FamilyNames {
                                     {"phi3", "ffn_up", "mlp.gate_up_proj"},  // both in one, without a name of its own
                                     {"glm4", "ffn_up", "mlp.gate_up_proj"},
                                     {"glm4", "post_attention_norm", "post_self_attn_layernorm"},
-                                    {"glm4", "post_ffw_norm", "post_mlp_layernorm"}};
+                                    {"glm4", "post_ffw_norm", "post_mlp_layernorm"},
+                                    {"hunyuan_v1_dense", "attn_q_norm", "self_attn.query_layernorm"},
+                                    {"hunyuan_v1_dense", "attn_k_norm", "self_attn.key_layernorm"},
+                                    {"hunyuan_v1_moe", "attn_q_norm", "self_attn.query_layernorm"},
+                                    {"hunyuan_v1_moe", "attn_k_norm", "self_attn.key_layernorm"}};
     if (part.stem == "attn_sinks" && part.kind == ".weight") return "self_attn.sinks";
     for (const OwnName& own : kOwn)
       if (own.model_type == config_.model_type && own.stem == part.stem) return std::string(own.name) + part.kind;

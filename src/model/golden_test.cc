@@ -843,8 +843,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"}, GgufCase{"llama3-tied", "llama"},
         GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"}, GgufCase{"gemma", "gemma"}, GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
-        GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
-        GgufCase{"phi3", "phi3"}, GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
+        GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"}, GgufCase{"phi3", "phi3"},
+        GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
         GgufCase{"phi3-partial", "phi3"}, GgufCase{"mixtral", "llama", R"({"sliding_window": null})"}, GgufCase{"qwen2_moe", "qwen2moe"},
         GgufCase{"qwen3_moe", "qwen3moe"}, GgufCase{"olmoe", "olmoe"}, GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})"},
         GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0, "rope_parameters": {"attention_factor": 1.5}})"},
@@ -854,7 +854,9 @@ INSTANTIATE_TEST_SUITE_P(
                  R"({"no_rope_layer_interval": 4, "no_rope_layers": null, "use_sliding_window": null, "sliding_window": null, "layer_types": null})"},
         GgufCase{"olmo", "olmo"}, GgufCase{"olmoe-clip", "olmoe"}, GgufCase{"olmo2", "olmo2"}, GgufCase{"olmo3", "olmo2"},
         GgufCase{"olmo3", "olmo2", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.5}}})"}, GgufCase{"ernie4_5", "ernie4_5"},
-        GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"}, GgufCase{"ministral3", "mistral3"},
+        GgufCase{"ernie4_5_moe", "ernie4_5-moe"}, GgufCase{"glm4", "glm4"}, GgufCase{"cohere", "command-r"},
+        GgufCase{"cohere2", "cohere2", R"({"_sliding_window_pattern": 2, "layer_types": null})"}, GgufCase{"seed_oss", "seed_oss"},
+        GgufCase{"exaone4", "exaone4"}, GgufCase{"hunyuan_dense", "hunyuan-dense"}, GgufCase{"hunyuan_moe", "hunyuan-moe"}, GgufCase{"ministral3", "mistral3"},
         GgufCase{"ministral3", "mistral3", R"({"rope_parameters": {"mscale_all_dim": 0.5}})"}));
 
 }  // namespace

@@ -74,7 +74,8 @@ class AsGguf {
     if (config_.contains(field) && !config_.at(field).is_null()) gguf_.real(start_ + name, config_.at(field).get<float>());
   }
   void write_longrope(const nlohmann::json& rope) {
-    const double original = config_.at("original_max_position_embeddings").get<double>(), scale = config_.at("max_position_embeddings").get<double>() / original;
+    const double original = config_.at("original_max_position_embeddings").get<double>(),
+                 scale = config_.at("max_position_embeddings").get<double>() / original;
     gguf_.number(start_ + "rope.scaling.original_context_length", static_cast<uint32_t>(original));
     gguf_.real(start_ + "rope.scaling.attn_factor", scale > 1 ? static_cast<float>(std::sqrt(1 + std::log(scale) / std::log(original))) : 1.0f);
     for (const char* which : {"long", "short"}) {
@@ -82,7 +83,7 @@ class AsGguf {
       gguf_.tensor(std::string("rope_factors_") + which + ".weight", {factors.size()}, 0, TestGguf::floats(factors));
     }
   }
-  bool is_mixture() const { return config_.contains("num_experts_per_tok") || config_.contains("moe_k"); }
+  bool is_mixture() const { return config_.contains("num_experts_per_tok") || config_.contains("moe_k") || config_.contains("moe_topk"); }
 
   void write_fields() {
     gguf_.text("general.architecture", architecture_).number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
@@ -96,11 +97,12 @@ class AsGguf {
     number("attention.value_length", "head_dim");
     if (!architecture_.starts_with("qwen")) number("attention.sliding_window", "sliding_window");
     number("attention.sliding_window_pattern", "_sliding_window_pattern");
-    if (architecture_ == "olmo2" && config_.contains("layer_types")) {
+    if ((architecture_ == "olmo2" || architecture_ == "exaone4") && config_.contains("layer_types")) {
       std::vector<uint8_t> windows;
       for (const nlohmann::json& type : config_.at("layer_types")) windows.push_back(type == "sliding_attention");
       gguf_.numbers<uint8_t>(start_ + "attention.sliding_window_pattern", 7, windows);
-      gguf_.real(start_ + "rope.freq_base_swa", config_.at("rope_parameters").at("sliding_attention").at("rope_theta").get<float>());
+      if (architecture_ == "olmo2")
+        gguf_.real(start_ + "rope.freq_base_swa", config_.at("rope_parameters").at("sliding_attention").at("rope_theta").get<float>());
     }
     real("attention.layer_norm_rms_epsilon", "rms_norm_eps");
     real("attention.layer_norm_epsilon", "layer_norm_eps");
@@ -121,7 +123,9 @@ class AsGguf {
     const double head = own.is_null() ? config_.at("hidden_size").get<double>() / heads : own.get<double>();
     const double partial = config_.value("partial_rotary_factor", rope.is_object() ? rope.value("partial_rotary_factor", 1.0) : 1.0);
     if (partial != 1) gguf_.number(start_ + "rope.dimension_count", static_cast<uint32_t>(partial * head));
-    gguf_.real(start_ + "rope.freq_base", rope.is_null() ? config_.at("rope_theta").get<float>() : rope.at("rope_theta").get<float>());
+    double theta = rope.is_null() ? config_.at("rope_theta").get<double>() : rope.at("rope_theta").get<double>();
+    if (rope.is_object() && rope.contains("alpha")) theta *= std::pow(rope.at("alpha").get<double>(), head / (head - 2));  // Hunyuan
+    gguf_.real(start_ + "rope.freq_base", static_cast<float>(theta));
     const std::string scaling = rope.is_object() ? rope.value("rope_type", "") : "";
     if (scaling == "linear" || scaling == "yarn")
       gguf_.text(start_ + "rope.scaling.type", scaling).real(start_ + "rope.scaling.factor", rope.at("factor").get<float>());
@@ -140,9 +144,11 @@ class AsGguf {
 
   void write_mixture() {
     for (const char* count : {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}) number("expert_count", count);
-    for (const char* per_row : {"num_experts_per_tok", "moe_k"}) number("expert_used_count", per_row);
+    for (const char* per_row : {"num_experts_per_tok", "moe_k", "moe_topk"}) number("expert_used_count", per_row);
     number("expert_feed_forward_length", "moe_intermediate_size");
     number("expert_shared_feed_forward_length", "shared_expert_intermediate_size");
+    if (architecture_ == "hunyuan-moe")
+      for (const char* name : {"expert_feed_forward_length", "expert_shared_feed_forward_length"}) number(name, "intermediate_size");
     if (architecture_ == "qwen3moe") gguf_.number(start_ + "expert_shared_feed_forward_length", 0);
     number("expert_shared_count", "n_shared_experts");
     number("expert_shared_count", "moe_num_shared_experts");
@@ -280,6 +286,12 @@ class AsGguf {
                                                                          {".w1.", ".gate_proj."},
                                                                          {".w3.", ".up_proj."},
                                                                          {".w2.", ".down_proj."},
+                                                                         {"self_attn.query_layernorm", "attn_q_norm"},
+                                                                         {"self_attn.key_layernorm", "attn_k_norm"},
+                                                                         {"mlp.gate.wg", "ffn_gate_inp"},
+                                                                         {"mlp.shared_mlp.gate_proj", "ffn_gate_shexp"},
+                                                                         {"mlp.shared_mlp.up_proj", "ffn_up_shexp"},
+                                                                         {"mlp.shared_mlp.down_proj", "ffn_down_shexp"},
                                                                          {"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"},
                                                                          {"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
                                                                          {"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
@@ -303,8 +315,8 @@ class AsGguf {
                                                                          {"mlp.down_proj", "ffn_down"},
                                                                          {"pre_feedforward_layernorm", "ffn_norm"},
                                                                          {"post_feedforward_layernorm", "post_ffw_norm"}};
-    const bool norm_of_attention =
-        (is_gemma_ && architecture_ != "gemma") || architecture_ == "gpt-oss" || architecture_ == "glm4moe" || architecture_ == "olmo2";
+    const bool norm_of_attention = (is_gemma_ && architecture_ != "gemma") || architecture_ == "seed_oss" || architecture_ == "exaone4" ||
+                                   architecture_ == "gpt-oss" || architecture_ == "glm4moe" || architecture_ == "olmo2";
     std::string other = name;
     const auto replace = [&](const std::string& from, const std::string& to) {
       if (const size_t found = other.find(from); found != std::string::npos) other.replace(found, from.size(), to);

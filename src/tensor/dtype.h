@@ -41,8 +41,8 @@ struct QuantBlock {
 inline constexpr int64_t kLongestBlock = 256;
 /// Of a blocked type.
 inline constexpr QuantBlock quant_block(DType dtype) {
-  constexpr QuantBlock kShapes[]{{32, 18},   {32, 20},   {32, 22},   {32, 24},   {32, 34}, {256, 84},
-                                 {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}, {256, 136}};
+  constexpr QuantBlock kShapes[]{{32, 18},   {32, 20},   {32, 22},   {32, 24}, {32, 34}, {256, 84}, {256, 110},
+                                 {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}, {256, 136}};
   return kShapes[static_cast<int>(dtype) - static_cast<int>(DType::kQ4_0)];
 }
 

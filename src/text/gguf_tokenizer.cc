@@ -38,6 +38,10 @@ constexpr const char* kDeepseekAsian = R"([\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{a
 constexpr const char* kDeepseekSplits[]{"[\\r\\n]", kDeepseekLetters, R"(\s?[!-/:-~\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff5e}\x{2018}-\x{201f}\x{3000}-\x{3002}]+)",
                                         "\\s+$",    kDeepseekAsian,   R"(\p{N}+)"};
 constexpr const char* kDeepseekCoderSplits[]{"[\\r\\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepseekAsian, R"(\p{N})"};
+/// DeepSeek V3's; its tokenizer.json has no other.
+constexpr const char* kDeepseek3Splits[]{
+    R"(\p{N}{1,3})", R"([\x{4e00}-\x{9fa5}\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+)",
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 constexpr const char* kVikingSplits[]{" ?[^(\\s|.,!?…。，、।۔،)]+", R"(\p{N})"};
 constexpr const char* kSeedCoderPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
@@ -71,6 +75,9 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"deepseek-r1-qwen", kDigitPattern, false, true},
                                   {"kormo", kDigitPattern},
                                   {"megrez", kDigitPattern},
+                                  {"hunyuan", kDigitPattern},
+                                  {"solar-open", kDigitPattern},
+                                  {"grok-2", kDigitPattern},
                                   {"tekken", kTekkenPattern, false, false, true, true},
                                   {"gpt-4o", kCasesPattern},
                                   {"llama4", kCasesPattern},
@@ -86,6 +93,9 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"command-r", nullptr, true, true},
                                   {"deepseek-llm", nullptr, false, false, false, false, kDeepseekSplits},
                                   {"deepseek-coder", nullptr, false, false, false, false, kDeepseekCoderSplits},
+                                  {"deepseek-v3", nullptr, false, false, false, false, kDeepseek3Splits},
+                                  {"hunyuan-dense", nullptr, false, false, false, false, kDeepseek3Splits},
+                                  {"joyai-llm", nullptr, false, false, false, false, kDeepseek3Splits},
                                   {"seed-coder", kSeedCoderPattern}};
 
 Json step_sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }

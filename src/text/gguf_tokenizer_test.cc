@@ -96,6 +96,10 @@ TEST(GgufTokenizer, SplitsInSeveralSteps) {
     EXPECT_THAT(encode(pre, "a\xe4\xbd\xa0"), ElementsAre(0, 10, 11, 12));                   // what is Asian stands apart
   EXPECT_THAT(encode("deepseek-coder", "a\xc3\xa9\xd7\x90"), ElementsAre(16, 19, 18));       // any letter
   EXPECT_THAT(encode("deepseek-llm", "a\xc3\xa9\xd7\x90"), ElementsAre(0, 14, 15, 17, 18));  // those of ASCII (":-~" has them), those with capitals, others
+  EXPECT_THAT(encode("deepseek-v3", " a,11"), ElementsAre(3, 1, 6));
+  EXPECT_THAT(encode("deepseek-v3", "a,\n1111"), ElementsAre(0, 9, 6, 5, 5));       // digits by threes
+  EXPECT_THAT(encode("deepseek-v3", "a\xe4\xbd\xa0"), ElementsAre(0, 10, 11, 12));  // what is Chinese stands apart
+  EXPECT_THAT(encode("deepseek-v3", "a\xc3\xa9\xd7\x90"), ElementsAre(16, 19, 18));
   EXPECT_THAT(encode("seed-coder", "a,\n11"), ElementsAre(0, 1, 7, 5, 5));
   EXPECT_THAT(encode("qwen2", "a,\n11"), ElementsAre(0, 9, 5, 5));
   EXPECT_THAT(encode("viking", "a,\n11"), ElementsAre(0, 9, 5, 5));  // what is no word is together
@@ -113,7 +117,8 @@ TEST(GgufTokenizer, SplitsHaveSeveralNames) {
   for (const auto& [name, others] :
        std::initializer_list<std::pair<const char*, std::vector<const char*>>>{{"gpt-2", {"phi-2", "exaone4", "mellum", "gigachat", "trillion", "a.x-4.0"}},
                                                                                {"llama-bpe", {"falcon3", "pixtral", "midm-2.0"}},
-                                                                               {"qwen2", {"kormo", "megrez"}},
+                                                                               {"qwen2", {"kormo", "megrez", "hunyuan", "solar-open", "grok-2"}},
+                                                                               {"deepseek-v3", {"hunyuan-dense", "joyai-llm"}},
                                                                                {"gpt-4o", {"llama4", "kanana2"}}}) {
     for (const char* other : others) EXPECT_EQ(encode(other), encode(name)) << other;
     EXPECT_TRUE(all.insert(encode(name)).second) << name << " splits as another";

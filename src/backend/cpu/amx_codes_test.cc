@@ -47,7 +47,8 @@ std::vector<Kind> kinds() {
       {DType::kFp8, format_of(DType::kFp8, ScaleType::kF32, 128, 128)},   {DType::kFp8, format_of(DType::kFp8, ScaleType::kBF16, 0, 0)},
       {DType::kCodes8, format_of(DType::kCodes8, ScaleType::kF32, 0)},    {DType::kPacked4, format_of(DType::kPacked4, ScaleType::kBF16, 128)},
       {DType::kPacked4, format_of(DType::kPacked4, ScaleType::kF16, 32)}, {DType::kPacked8, format_of(DType::kPacked8, ScaleType::kBF16, 64)}};
-  for (const DType dtype : {DType::kInt4, DType::kInt8, DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kIQ4_NL, DType::kMXFP4, DType::kQ4_K, DType::kQ6_K, DType::kIQ4_XS})
+  for (const DType dtype :
+       {DType::kInt4, DType::kInt8, DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kIQ4_NL, DType::kMXFP4, DType::kQ4_K, DType::kQ6_K, DType::kIQ4_XS})
     all.push_back({dtype});
   return all;
 }

@@ -116,9 +116,10 @@ class HunyuanMoe : public Decoder {
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     return hunyuan_attention(m, index)
-        .router("mlp.gate.wg")
+        .router(mixture_names().router)
         .gated("mlp.shared_mlp.gate_proj", "mlp.shared_mlp.up_proj", "mlp.shared_mlp.down_proj", m.mixture.shared_size);
   }
+  MixtureNames mixture_names() const override { return {.router = "mlp.gate.wg", .shared = "mlp.shared_mlp"}; }
 
  private:
   /// A number, or a list of as many alike as there are layers.
