@@ -112,4 +112,6 @@ std::optional<std::string> refuse_field(const std::string& name, const Json& val
   return found->second.otherwise;
 }
 
+bool has_no_effect(const std::string& name, Endpoint endpoint) { return own_fields(endpoint).contains(name) || fields().contains(name); }
+
 }  // namespace flexgen

@@ -15,4 +15,7 @@ inline constexpr const char* kUnknownField = "is not known; leave it out";
 /// Null is always left out.
 std::optional<std::string> refuse_field(const std::string& name, const nlohmann::json& value, Endpoint endpoint);
 
+/// Whether a field that refuse_field() lets stay has no part in any answer.
+bool has_no_effect(const std::string& name, Endpoint endpoint);
+
 }  // namespace flexgen

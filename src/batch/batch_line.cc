@@ -393,14 +393,15 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   request->prompts.push_back(text_prompt(std::move(text), kMessagesPath, body.flag("add_special_tokens", false), body, request->params, limits));
 }
 
-/// Two bodies that say the same of all but the seed have the same choices, if nothing is drawn.
-std::array<uint8_t, 12> answers_id_of(Json body, const BatchRequest& request) {
+/// Two bodies that say the same of all but the seed, and but who asks and the like, have the same choices, if nothing is drawn.
+std::array<uint8_t, 12> answers_id_of(Json body, Endpoint endpoint, const BatchRequest& request) {
   Sha256 hash;
   const auto add = [&](std::string_view bytes) {
     hash.add(fmt::format("{}:", bytes.size()));
     hash.add(bytes);
   };
   body.erase("seed");
+  for (auto member = body.begin(); member != body.end();) member = has_no_effect(member.key(), endpoint) ? body.erase(member) : std::next(member);
   add(body.dump());
   // A field that is kept as values is empty in the body.
   if (const GrammarSpec* grammar = request.params.grammar.get()) {
@@ -480,7 +481,7 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)
     if (prompt.num_added > 0 && begins_with_two_bos(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
-  if (!request.draws() && !request.estimated) request.answers_id = answers_id_of(json, request);
+  if (!request.draws() && !request.estimated) request.answers_id = answers_id_of(json, endpoint, request);
   return request;
 }
 

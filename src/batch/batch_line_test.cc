@@ -417,6 +417,7 @@ TEST(BatchLine, AnswersAreTheSameOnlyUnderTheSameGrammar) {
   EXPECT_EQ(ids.size(), asked.size());
   const std::string choice = std::string(R"("prompt": "x", "temperature": 0, )") + asked[0];
   EXPECT_EQ(good(choice).answers_id, good(choice + R"(, "seed": 5)").answers_id);
+  EXPECT_EQ(good(choice).answers_id, good(choice + R"(, "user": "u7", "metadata": {"row": "7"}, "stream": false, "suffix": null)").answers_id);
 }
 
 TEST(BatchLine, BestOfMoreThanN) {

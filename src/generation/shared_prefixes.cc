@@ -33,6 +33,7 @@ void SharedPrefixes::order(const std::function<bool(int64_t)>& wanted, const std
 
 void SharedPrefixes::put_in_order(std::vector<Entry>& entries, const SameAs& same_as) {
   if (entries.size() < 2) return;
+  deep_visits_ = kDeepVisits + kDeepVisitsEach * std::ssize(entries);
   std::vector<Range> ranges{{0, entries.size(), 0, 0}};
   while (!ranges.empty()) {
     const Range range = ranges.back();
@@ -56,7 +57,7 @@ void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, cons
   }
   const int64_t shared = range.pages + std::ssize(common_);
   for (size_t i = range.first + 1; i < range.end; ++i) entries[i].shared_pages = static_cast<int32_t>(shared);
-  if (range.level == kMaxLevels) return;
+  if (range.level >= kMaxLevels && (deep_visits_ -= static_cast<int64_t>(range.end - range.first)) < 0) return;
 
   // Groups by the next page; those that end here are groups of the same prompt.
   constexpr uint64_t kEnded = uint64_t{1} << 32;

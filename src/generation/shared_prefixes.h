@@ -43,8 +43,11 @@ class SharedPrefixes {
   void order(const std::function<bool(int64_t prompt)>& wanted, const std::function<bool(const PlacedPrompt&)>& take,
              const std::function<int64_t(int64_t prompt)>& same_as = {});
 
-  static constexpr int64_t kMaxPages = 8192;                 ///< of a prompt; those after them are taken as its own
-  static constexpr int kMaxLevels = 16;                      ///< of prefixes within prefixes; deeper ones are taken as the prompts' own
+  static constexpr int64_t kMaxPages = 8192;  ///< of a prompt; those after them are taken as its own
+  /// Of prefixes within prefixes so many levels are always found, deeper ones (conversations that grow) as long as no more than kDeepVisits prompts, and as many for each prompt,
+  /// are looked at for them; the rest is taken as the prompts' own.
+  static constexpr int kMaxLevels = 16;
+  static constexpr int64_t kDeepVisits = int64_t{1} << 20, kDeepVisitsEach = 64;
   static constexpr int64_t kMostAtATime = int64_t{1} << 20;  ///< prompts, so 24 MiB; of more, each part is put in order by itself
 
  private:
@@ -68,6 +71,7 @@ class SharedPrefixes {
   SpilledRecords<int64_t> begins_;  ///< a prompt: of its pages' hashes
   SpilledRecords<uint32_t> hashes_;
   std::vector<uint32_t> common_, other_;
+  int64_t deep_visits_ = 0;  ///< that are left
 };
 
 /// All that is shared in an order, the longer prefixes of a place after the shorter ones.

@@ -71,6 +71,44 @@ TEST(SharedPrefixes, TheSamePromptsStayTogether) {
   EXPECT_EQ(order, (std::vector<PlacedPrompt>{{0, 0}, {3, 8}, {1, 8}, {6, 8}, {4, 4}, {2, 0}, {5, 0}, {7, 0}}));
 }
 
+/// Conversations that grow turn by turn, several of them in turns: each is a chain of as many levels.
+TEST(SharedPrefixes, PromptsThatGrowShareAllThatWasThereBefore) {
+  constexpr int32_t kChains = 3, kTurns = 60;
+  Prompts prompts;
+  for (int32_t turn = 1; turn <= kTurns; ++turn)
+    for (int32_t chain = 0; chain < kChains; ++chain) {
+      std::vector<int32_t> prompt;
+      for (int32_t page = 0; page < turn; ++page) prompt.insert(prompt.end(), 4, 100 * chain + page);
+      prompt.push_back(-turn);
+      prompts.push_back(prompt);
+    }
+  int64_t computed = 0;
+  for (const PlacedPrompt& placed : order_of(prompts, 4))
+    computed += shareable_pages(std::ssize(prompts[static_cast<size_t>(placed.prompt)]), 4) - placed.shared_tokens / 4;
+  EXPECT_EQ(computed, kChains * kTurns);
+}
+
+/// What deep levels cost is bounded; what is not looked at is as the prompts' own.
+TEST(SharedPrefixes, ALongChainEndsAfterItsShareOfLooks) {
+  SharedPrefixes prefixes(1);
+  constexpr int64_t kPrompts = 3000;
+  std::vector<int32_t> prompt(1, 1);
+  for (int64_t i = 0; i < kPrompts; ++i) {
+    prompt.push_back(static_cast<int32_t>(i));
+    prefixes.add(prompt);
+  }
+  int64_t shared = 0, last = 0;
+  prefixes.order([](int64_t) { return true; },
+                 [&](const PlacedPrompt& placed) {
+                   shared = std::max(shared, placed.shared_tokens);
+                   last = placed.prompt;
+                   return true;
+                 });
+  EXPECT_GT(shared, 100);
+  EXPECT_LT(shared, kPrompts - 100);
+  EXPECT_EQ(last, kPrompts - 1);
+}
+
 TEST(SharedPrefixes, TheLastTokenIsNeverShared) {
   Prompts prompts{prompt_of({1, 2}), prompt_of({1, 2})};
   for (auto& prompt : prompts) prompt.pop_back();  // exactly two pages

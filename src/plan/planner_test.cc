@@ -118,7 +118,7 @@ TEST(Planner, ReservesPagesForAllSlots) {
 /// Of which the sample has the short ones alone.
 TEST(Planner, ReservesPagesForLinesThatTheSampleSkips) {
   Job job = job_of("smollm2-135m", 0, {1, 1}, {1, 1});
-  for (int64_t i = 0; i <= Workload::kMaxSample; ++i) job.workload.add(i % 2 ? 640 : 8, 1, false, false);
+  for (int64_t i = 0; i <= Workload::kMaxSample; ++i) job.workload.add(i / Workload::kSampleRun % 2 ? 640 : 8, 1, false, false);
   ASSERT_EQ(job.workload.sample_stride, 2);
   const int64_t page_tokens = CacheLayout::page_tokens(*job.model, DType::kBF16);
   const int64_t needed = 32 * (pages_of_sequence(8, 1, page_tokens) + pages_of_sequence(640, 1, page_tokens));
@@ -362,7 +362,7 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   for (int64_t i = 0; i < 40000; ++i) large.add(65 * page, 16, false, false, {}, {64 * page, i % 10 == 0 ? 0 : 64 * page});
   EXPECT_GT(large.sample_stride, 1);
   EXPECT_EQ(ends_of(large, 64), ceil_div(1000, 64));
-  Workload pairs;  // of which the sample has the second ones alone, but for the first
+  Workload pairs;  // of which a sample is known
   pairs.add(65 * page, 16, false, false);
   for (int64_t i = 0; i < 20000; ++i) pairs.add(65 * page, 16, false, false, {}, {64 * page, i % 2 == 0 ? 0 : 64 * page});
   EXPECT_GE(policy_of_sizes(*job.model, pairs, DType::kBF16, 8, 1, 2, 64).prefix_pages, 64);
@@ -384,6 +384,22 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
     return "";
   };
   EXPECT_EQ(smallest(shared), smallest(apart));
+}
+
+/// Groups of a few: a sample of every second or fourth would have first ones alone, or none of them.
+TEST(Planner, PlansALargeJobOfSmallGroupsAsASmallOne) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("smollm2-135m", 0, {1, 1}, {1, 1});
+  for (int64_t group : {2, 4}) {
+    const auto seconds_each = [&](int64_t count, int64_t offset) {
+      Workload workload;
+      for (int64_t i = 0; i < count; ++i) workload.add(640 + 64, 16, false, false, {}, {640, (i + offset) % group == 0 ? 0 : 640});
+      EXPECT_NEAR(workload.in_pages(64).total_shared_tokens, workload.total_shared_tokens, 0.001 * workload.total_shared_tokens);
+      return make_plan({*job.model, workload, {kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s}).prediction.time_s / static_cast<double>(count);
+    };
+    const double small = seconds_each(8000, 0);
+    for (int64_t offset : {0, 1}) EXPECT_NEAR(seconds_each(40000, offset), small, 0.1 * small) << group << " " << offset;
+  }
 }
 
 /// Ten questions to each document: where the pages of two have no room beside a question's own, one sequence of 16 tokens a step was all that was left.

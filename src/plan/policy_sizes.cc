@@ -60,14 +60,14 @@ int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequ
         std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));
   // All of the first one's prefix, and of each further one what the one before it has not.
   const std::vector<SequenceLength>& sample = workload.sample;
-  const auto stride = static_cast<double>(workload.sample_stride);
-  const auto count = static_cast<size_t>(ceil_div(sequences, workload.sample_stride));
+  const auto count = static_cast<size_t>(std::clamp<int64_t>(sequences, 1, std::ssize(sample)));
+  const double scale = workload.sample_stride == 1 ? 1 : std::max(1.0, static_cast<double>(sequences) / static_cast<double>(sample.size()));
   double most = 0, fresh = 0;
   for (size_t end = 0; end < sample.size(); ++end) {
     fresh += sample[end].prefix - sample[end].shared;
     const size_t first = end + 1 > count ? end + 1 - count : 0;
     if (first > 0) fresh -= sample[first - 1].prefix - sample[first - 1].shared;
-    most = std::max(most, sample[first].shared + fresh * stride);  // of more than a sample's worth, an estimate
+    most = std::max(most, sample[first].shared + fresh * scale);  // of more than a sample's worth, an estimate
   }
   return static_cast<int64_t>(std::ceil(std::min(most, all_new) / page));
 }
@@ -103,12 +103,6 @@ SharedBeginnings shared_beginnings(const std::vector<SequenceLength>& sample, in
 int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy& policy) {
   if (policy.prefix_pages == 0 || workload.sample.empty()) return 0;
   const SharedBeginnings found = shared_beginnings(workload.sample, page_tokens);
-  if (workload.sample_stride > 1) {  // as many to a page as in the sample
-    const auto page = static_cast<double>(page_tokens);
-    double new_tokens = 0;
-    for (const SequenceLength& length : workload.sample) new_tokens += length.prefix - length.shared;
-    return static_cast<int64_t>(std::ceil(static_cast<double>(policy.prefix_pages * found.count) / std::max(1.0, new_tokens / page)));
-  }
   // Of the block's sequences at the most, and of those that take longer.
   const auto block = static_cast<size_t>(policy.block_size());
   int64_t most = 0, now = 0;
@@ -118,7 +112,7 @@ int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy&
     most = std::max(most, now);
   }
   const double later = static_cast<double>(ceil_div(policy.block_size(), 8)) * found.sharers / static_cast<double>(workload.sample.size());
-  return std::min(found.count, most + static_cast<int64_t>(std::ceil(later)));
+  return std::min(found.count * workload.sample_stride, most + static_cast<int64_t>(std::ceil(later)));
 }
 
 double computed_prompt_tokens(const Workload& workload, const Policy& policy) {

@@ -386,7 +386,8 @@ class LongAnswers {
   int64_t num_pages_ = 0;          ///< that were alike
 };
 
-/// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order.
+/// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order. Where prompts share, each is drawn from its distance: at
+/// equal ones, groups of one size would give their first sequences alone, or none of them.
 std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& all, int64_t count) {
   const auto size = static_cast<int64_t>(all.size());
   std::vector<size_t> order(all.size());
@@ -396,7 +397,12 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
       return std::tuple(all[a].generated, all[a].prompt, all[a].max_tokens) < std::tuple(all[b].generated, all[b].prompt, all[b].max_tokens);
     });
-    for (int64_t i = 0; i < count; ++i) order[static_cast<size_t>(i)] = order[static_cast<size_t>((2 * i + 1) * size / (2 * count))];
+    const bool is_shared = std::any_of(all.begin(), all.end(), [](const SequenceLength& length) { return length.shared > 0; });
+    constexpr double kGoldenRatio = 0.6180339887498949;  // its multiples are spread evenly
+    for (int64_t i = 0; i < count; ++i) {
+      const double within = is_shared ? std::fmod(static_cast<double>(i) * kGoldenRatio, 1.0) : 0.5;
+      order[static_cast<size_t>(i)] = order[static_cast<size_t>((static_cast<double>(i) + within) * static_cast<double>(size) / static_cast<double>(count))];
+    }
     order.resize(static_cast<size_t>(count));
     std::sort(order.begin(), order.end());
   }

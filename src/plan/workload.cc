@@ -13,12 +13,14 @@ int64_t within(int64_t expected_tokens, int64_t max_tokens) { return std::clamp<
 
 void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool keeps, bool scored, std::optional<int64_t> expected_tokens, const PrefixTokens& prefix) {
   const int64_t generated = within(expected_tokens.value_or(max_tokens), max_tokens);
-  if (num_sequences % sample_stride == 0)
+  if (num_sequences / kSampleRun % sample_stride == 0)
     sample.push_back({static_cast<int32_t>(prompt_tokens), static_cast<int32_t>(max_tokens), static_cast<int32_t>(generated), scored,
                       static_cast<int32_t>(prefix.prefix), static_cast<int32_t>(prefix.shared)});
   if (static_cast<int64_t>(sample.size()) > kMaxSample) {
-    for (size_t i = 0; 2 * i < sample.size(); ++i) sample[i] = sample[2 * i];
-    sample.resize((sample.size() + 1) / 2);
+    size_t kept = 0;
+    for (size_t i = 0; i < sample.size(); ++i)
+      if (i / static_cast<size_t>(kSampleRun) % 2 == 0) sample[kept++] = sample[i];
+    sample.resize(kept);
     sample_stride *= 2;
   }
   ++num_sequences;

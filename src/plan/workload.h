@@ -35,10 +35,11 @@ struct Workload {
   bool scores_prompts = false;        ///< some sequence wants the logprobs of its prompt
   bool reads_logits = false;          ///< some sequence does that, or wants logprobs: of the others a GPU finds the tokens itself
   int64_t logprob_bytes = 0;          ///< that the logprobs of one sequence take until it is done, at the most
-  /// Every sample_stride-th sequence in the job's order: all of a job of up to kMaxSample, evenly spread ones of a larger.
+  /// Of the job's order every sample_stride-th run of kSampleRun sequences: all of a job of up to kMaxSample, evenly spread runs of a larger. Neighbours stay
+  /// together, as what a sequence shares is said of the one before it.
   std::vector<SequenceLength> sample;
   int64_t sample_stride = 1;
-  static constexpr int64_t kMaxSample = 16384;
+  static constexpr int64_t kMaxSample = 16384, kSampleRun = 128;
 
   double mean_prompt() const { return num_sequences ? total_prompt_tokens / static_cast<double>(num_sequences) : 0; }
   /// Of the prefixes, what is computed: each token once.

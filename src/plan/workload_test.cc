@@ -36,6 +36,16 @@ TEST(Workload, WhatIsSharedIsWholePages) {
   EXPECT_EQ(job.in_pages(16).total_shared_tokens, job.total_shared_tokens);
 }
 
+TEST(Workload, ASampleKeepsNeighboursTogether) {
+  Workload workload;
+  constexpr int64_t kRun = Workload::kSampleRun;
+  for (int64_t i = 0; i < 5 * Workload::kMaxSample; ++i) workload.add(static_cast<int64_t>(i), 1, false, false);
+  EXPECT_EQ(workload.sample_stride, 8);
+  EXPECT_LE(std::ssize(workload.sample), Workload::kMaxSample);
+  EXPECT_EQ(std::ssize(workload.sample), ceil_div(5 * Workload::kMaxSample, 8 * kRun) * kRun);
+  for (int64_t i = 0; i < std::ssize(workload.sample); ++i) ASSERT_EQ(workload.sample[static_cast<size_t>(i)].prompt, i / kRun * kRun * 8 + i % kRun);
+}
+
 TEST(Workload, AShareIsOfEachAnswersMaxTokens) {
   Workload job;
   for (int i = 0; i < 40000; ++i) job.add(10, i % 2 ? 100 : 1, false, false);
