@@ -98,8 +98,7 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
     line.wants_logprobs = params.top_logprobs >= 0 || line.scored;
     line.logprob_bytes = logprob_bytes(params, line.longest_prompt);
   }
-  // Estimated prompts have no tokens of their own, and scored ones are computed whole.
-  const bool shares = request && !request->estimated && !line.scored;
+  const bool shares = request && !line.scored;  // which are computed whole
   prompts_.add(shares ? std::span<const int32_t>(request->prompts.front().tokens) : std::span<const int32_t>());
   const int64_t each = shares ? request->best_of / line.copies : 1;
   if (shares)

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <xxhash.h>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -185,7 +186,10 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
     if (add && !prompt.tokens.empty() && limits.tokenizer->bos() == prompt.tokens.front()) prompt.num_added = 1;
   } else {
     if (limits.text_bytes_per_token == 0) refuse_value(path, "is text, but the model has no tokenizer; give token ids");
-    prompt.tokens.resize(text.size() / static_cast<size_t>(limits.text_bytes_per_token) + 1);
+    // What stands for its tokens: where texts begin alike these do.
+    const auto each = static_cast<size_t>(limits.text_bytes_per_token);
+    for (size_t at = 0; at <= text.size(); at += each)
+      prompt.tokens.push_back(static_cast<int32_t>(XXH3_64bits(text.data() + at, std::min(each, text.size() - at)) % static_cast<uint64_t>(limits.vocab_size)));
   }
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)

@@ -222,6 +222,15 @@ TEST(ChatLine, WithoutATokenizerTextsAreCountedForAPlan) {
   ASSERT_EQ(parsed.index(), 0u);
   EXPECT_EQ(std::get<BatchRequest>(parsed).prompts[0].tokens.size(), 3u);
   EXPECT_TRUE(std::get<BatchRequest>(parsed).estimated);
+  const auto tokens_of = [&](const std::string& text) {
+    return std::get<BatchRequest>(parse_batch_line(line_with(fmt::format(R"("messages": [{{"role": "user", "content": "{}"}}])", text)), planning))
+        .prompts[0]
+        .tokens;
+  };
+  const std::vector<int32_t> one = tokens_of("abcdefgh1234"), other = tokens_of("abcdefgh5678");  // begin alike
+  EXPECT_TRUE(std::equal(one.begin(), one.begin() + 2, other.begin()));
+  EXPECT_NE(one[2], other[2]);
+  EXPECT_NE(one[0], one[1]);
 }
 
 TEST(ChatLine, ForcedCallsAreGrammars) {
