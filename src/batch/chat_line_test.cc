@@ -289,6 +289,9 @@ TEST(ChatLine, MarksThatAreSpecialTokensStayInTheText) {
   EXPECT_FALSE(leaves_out("[THINK]", "[THINK] [/THINK]", ""));
   EXPECT_FALSE(leaves_out("<channel|>", "<|channel>thought <channel|>", ""));
   EXPECT_FALSE(leaves_out("<tool_call>", "<tool_call>", tool));
+  EXPECT_FALSE(leaves_out("<|tool_call|>", "<|tool_call|>", tool));
+  EXPECT_FALSE(leaves_out("</arg_value>", "<tool_call> <arg_key> <arg_value>", tool));
+  EXPECT_FALSE(leaves_out("<|\"|>", "<|tool_call> <tool_call|> <|\"|>", tool));
   EXPECT_TRUE(leaves_out("<tool_call>", "<tool_call>", "")) << "nothing is a call";
 }
 
