@@ -71,7 +71,9 @@ def run(flexgen, model, lines, output, *flags, ranks=()):
 
 # What a chat template must show of its form of calls.
 CALL_FORMS = {"hermes": "<tool_call>", "llama": '<|start_header_id|>"parameters": ', "mistral": "[TOOL_CALLS]", "mistral-named": "[TOOL_CALLS][ARGS]", "mistral-numbered": "[TOOL_CALLS][CALL_ID][ARGS]",
-              "command": "<|START_ACTION|><|END_ACTION|>tool_name", "harmony": "<|start|><|channel|><|message|>"}
+              "command": "<|START_ACTION|><|END_ACTION|>tool_name", "harmony": "<|start|><|channel|><|message|>", "granite": "<|tool_call|>", "phi": "<|tool_call|><|/tool_call|>",
+              "hunyuan": "<tool_calls>[</tool_calls>", "qwen-xml": "<tool_call><function=<parameter=", "seed": "<seed:tool_call><function=<parameter=",
+              "minimax": "<minimax:tool_call><invoke name=", "glm": "<tool_call><arg_key><arg_value>"}
 
 
 def check_calls(jsonschema, options, folder, rng):
@@ -93,9 +95,12 @@ def check_calls(jsonschema, options, folder, rng):
         flags = ("--chat-template", template)
         answers = run(options.flexgen, model, lines, folder / f"{form}.out", *flags)
         other = run(options.flexgen, model, lines, folder / f"{form}.other", *flags, "--micro-batch-size", "2", "--num-micro-batches", "2")
-        calls = cut = 0
+        calls = cut = refused = 0
         for i, (functions, choice, parallel) in enumerate(asked):
             record = answers[str(i)]
+            if record["error"] is not None and form in ("qwen-xml", "seed", "minimax", "glm") and "in this model's form cannot be held" in record["error"]["message"]:
+                refused += 1  # a text or another value, of which more is said
+                continue
             assert record["error"] is None, f"{form}: {record['error']}: {functions}"
             answer = record["response"]["body"]["choices"][0]
             assert answer == other[str(i)]["response"]["body"]["choices"][0], f"{form}: another policy, another answer"
@@ -111,7 +116,7 @@ def check_calls(jsonschema, options, folder, rng):
                 assert choice == "required" or function["name"] == "second", f"{form}: {call}"
                 jsonschema.Draft202012Validator(function["parameters"]).validate(json.loads(call["function"]["arguments"]))
                 calls += 1
-        print(f"calls in the form {form}: {calls} valid, {cut} of {len(asked)} answers cut off by max_tokens")
+        print(f"calls in the form {form}: {calls} valid, {cut} of {len(asked)} answers cut off by max_tokens, {refused} refused")
         # Of harmony most answers of a random model never leave their thoughts.
         assert calls > 0 or form == "harmony", f"{form}: no answer comes to an end"
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -27,6 +28,7 @@
 #include "batch/special_tokens.h"
 #include "batch/tool_choice.h"
 #include "text/grammar/thoughts_grammar.h"
+#include "text/xml_calls.h"
 
 namespace flexgen {
 namespace {
@@ -375,6 +377,8 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   }
   if (limits.chat) {
     *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .one_call = !body.flag("parallel_tool_calls", true)};
+    request->chat->held_calls = choice.grammar != nullptr;
+    if (choice.calls && xml_marks(calls)) request->chat->types = std::make_shared<const ParameterTypes>(parameter_types(conversation.tools));
     request->unread_calls = choice.calls && calls == CallForm::kNone;
     refuse_unread(conversation, choice.calls, body, limits);
     try {
@@ -421,6 +425,9 @@ std::array<uint8_t, 12> answers_id_of(Json body, Endpoint endpoint, const BatchR
   }
   // Of a conversation's fields that the body has no more, the text tells all but how its answer is read.
   if (request.chat) add(fmt::format("{} {} {}", request.chat->thinks, request.chat->begins_in_thought, static_cast<int>(request.chat->calls)));
+  if (request.chat && request.chat->types)
+    for (const auto& [function, parameters] : request.chat->types->functions)
+      for (const auto& [name, types] : parameters) add(fmt::format("{} {} {}", function, name, types));
   std::array<uint8_t, 12> id;
   const Sha256::Digest digest = hash.digest();
   std::copy_n(digest.begin(), id.size(), id.begin());

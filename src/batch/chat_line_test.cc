@@ -298,6 +298,9 @@ TEST(ChatLine, MarksThatAreSpecialTokensStayInTheText) {
   EXPECT_FALSE(leaves_out("[THINK]", "[THINK] [/THINK]", ""));
   EXPECT_FALSE(leaves_out("<channel|>", "<|channel>thought <channel|>", ""));
   EXPECT_FALSE(leaves_out("<tool_call>", "<tool_call>", tool));
+  EXPECT_FALSE(leaves_out("<|tool_call|>", "<|tool_call|>", tool));
+  EXPECT_FALSE(leaves_out("</arg_value>", "<tool_call> <arg_key> <arg_value>", tool));
+  EXPECT_FALSE(leaves_out("<|\"|>", "<|tool_call> <tool_call|> <|\"|>", tool));
   EXPECT_TRUE(leaves_out("<tool_call>", "<tool_call>", "")) << "nothing is a call";
 }
 
@@ -395,6 +398,21 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
                 .size(),
             9u);
   EXPECT_FALSE(mistral.unread_calls);
+  // In XML the function's schema says what a value is.
+  const ModelLimits xml = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <tool_call> <function= <parameter= #}");
+  const auto typed = [&](const std::string& type) {
+    return good(kHello + R"(, "temperature": 0, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": ")" +
+                    type + R"("}}}}}])",
+                xml);
+  };
+  const auto x_of = [&](const BatchRequest& request) {
+    const Json told = record(request, "<tool_call>\n<function=f>\n<parameter=x>\n5\n</parameter>\n</function>\n</tool_call>")["response"]["body"]["choices"][0];
+    return told["message"]["tool_calls"][0]["function"]["arguments"].get<std::string>();
+  };
+  EXPECT_EQ(x_of(typed("integer")), R"({"x": 5})");
+  EXPECT_EQ(x_of(typed("string")), R"({"x": "5"})");
+  EXPECT_NE(typed("integer").answers_id, typed("string").answers_id) << "the template does not tell them apart";
+  EXPECT_EQ(typed("integer").answers_id, typed("integer").answers_id);
   // gpt-oss: channels, by marks that are special tokens.
   const ModelLimits harmony = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <|channel|> <|message|> #}<|start|>assistant");
   const BatchRequest channels = good(kHello + tool, harmony);

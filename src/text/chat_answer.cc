@@ -2,47 +2,31 @@
 
 #include <algorithm>
 
+#include "text/call_text.h"
 #include "text/chat_harmony.h"
 #include "text/jinja/characters.h"
-#include "text/jinja/json_values.h"
-#include "text/jinja/print.h"
+#include "text/literal_calls.h"
+#include "text/xml_calls.h"
 
 namespace flexgen {
 namespace {
 
+using call_text::behind_json;
+using call_text::end_of_json;
+using call_text::Found;
+using call_text::json_of;
+using call_text::parsed;
+using call_text::trimmed;
 using jinja::Value;
 
-constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
+constexpr std::array kJsonMarks{JsonMarks{CallForm::kHermes, "<tool_call>", "</tool_call>"},
+                                JsonMarks{CallForm::kCommand, "<|START_ACTION|>", "<|END_ACTION|>", "tool_name"},
+                                JsonMarks{CallForm::kGranite, "<|tool_call|>", "", "name", "<tool_call>"},
+                                JsonMarks{CallForm::kPhi, "<|tool_call|>", "<|/tool_call|>"}, JsonMarks{CallForm::kHunyuan, "<tool_calls>", "</tool_calls>"}};
 constexpr std::string_view kPythonTag = "<|python_tag|>";
 constexpr std::string_view kCalls = "[TOOL_CALLS]", kArguments = "[ARGS]", kCallId = "[CALL_ID]";
-constexpr std::string_view kAction = "<|START_ACTION|>", kActionEnd = "<|END_ACTION|>";
-constexpr int64_t kMaxValues = 100'000;
-
-std::string_view trimmed(std::string_view text) { return jinja::strip(text, "", true, true); }
-
-/// Where the JSON object or list that the text begins with ends; npos if it does not.
-size_t end_of_json(std::string_view text) {
-  int64_t depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      else if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '{' || c == '[') {
-      ++depth;
-    } else if ((c == '}' || c == ']') && --depth == 0) {
-      return i + 1;
-    }
-  }
-  return std::string_view::npos;
-}
 
 const Value* member(const Value& dict, std::string_view name) { return dict.dict()->find(name); }
-
-std::string json_of(const Value& value) { return jinja::to_json(value, {}); }
 
 /// {"name": ..., "arguments" or "parameters": {...}}. Throws Failure for anything else.
 ToolCall call_of(const Value& value, std::string_view name_of_name = "name") {
@@ -54,29 +38,17 @@ ToolCall call_of(const Value& value, std::string_view name_of_name = "name") {
   return {name->text()->bytes, json_of(*arguments)};
 }
 
-/// Arguments of calls are given on with the digits that the model wrote.
-Value parsed(std::string_view json) { return jinja::parse_json_value(trimmed(json), kMaxValues, nullptr, jinja::Digits::kAsWritten); }
-
-/// Where the JSON that stands at `at`, behind blanks or at once, ends, whatever its texts hold: a mark within one is none. `at` itself where there is none.
-size_t behind_json(std::string_view text, size_t at) {
-  const size_t begin = std::min(text.find_first_not_of(" \t\r\n", at), text.size());
-  const std::string_view rest = text.substr(begin);
-  const size_t end = rest.starts_with('{') || rest.starts_with('[') ? end_of_json(rest) : std::string_view::npos;
-  return end == std::string_view::npos ? at : begin + end;
-}
-
-/// The calls of a text, and where they begin.
-struct Found {
-  size_t begin = 0;
-  std::vector<ToolCall> calls;
-};
-
-Found hermes_calls(std::string_view text) {
-  Found found{text.find(kCall), {}};
-  for (size_t at = found.begin; at != std::string_view::npos; at = text.find(kCall, at)) {
-    at += kCall.size();
-    const size_t end = std::min(text.find(kCallEnd, behind_json(text, at)), text.size());
-    found.calls.push_back(call_of(parsed(text.substr(at, end - at))));
+Found json_calls(std::string_view text, const JsonMarks& marks, bool held) {
+  const bool is_usual = held || marks.other_begin.empty() || text.find(marks.begin) != std::string_view::npos;
+  const std::string_view begin = is_usual ? marks.begin : marks.other_begin;
+  Found found{text.find(begin), {}};
+  for (size_t at = found.begin; at != std::string_view::npos; at = text.find(begin, at)) {
+    at += begin.size();
+    const size_t end = std::min(text.find(marks.end.empty() ? begin : marks.end, behind_json(text, at)), text.size());
+    const Value calls = parsed(text.substr(at, end - at));
+    if (!calls.list()) found.calls.push_back(call_of(calls, marks.name));
+    else
+      for (const Value& call : calls.list()->items) found.calls.push_back(call_of(call, marks.name));
     at = end;
   }
   return found;
@@ -122,31 +94,14 @@ Found mistral_calls(std::string_view text) {
   return found;
 }
 
-Found command_calls(std::string_view text) {
-  Found found{text.find(kAction), {}};
-  for (size_t at = found.begin; at != std::string_view::npos; at = text.find(kAction, at)) {
-    at += kAction.size();
-    const size_t end = std::min(text.find(kActionEnd, behind_json(text, at)), text.size());
-    const Value list = parsed(text.substr(at, end - at));
-    if (!list.list()) jinja::fail("no list");
-    for (const Value& call : list.list()->items) found.calls.push_back(call_of(call, "tool_name"));
-    at = end;
-  }
-  return found;
-}
-
-Found calls_of(std::string_view text, CallForm form) {
+Found calls_of(std::string_view text, const AnswerForm& form) {
   try {
-    switch (form) {
-      case CallForm::kNone:
-      case CallForm::kHarmony: break;
-      case CallForm::kHermes: return hermes_calls(text);
-      case CallForm::kLlama: return llama_calls(text);
-      case CallForm::kMistral:
-      case CallForm::kMistralNamed:
-      case CallForm::kMistralNumbered: return mistral_calls(text);
-      case CallForm::kCommand: return command_calls(text);
-    }
+    if (const JsonMarks* marks = json_marks(form.calls)) return json_calls(text, *marks, form.held_calls);
+    if (const XmlMarks* marks = xml_marks(form.calls)) return xml_calls(text, *marks, form.types.get(), form.held_calls);
+    if (form.calls == CallForm::kLlama) return llama_calls(text);
+    if (form.calls == CallForm::kGemma) return gemma_calls(text);
+    if (form.calls == CallForm::kOlmo) return olmo_calls(text);
+    if (is_mistral(form.calls)) return mistral_calls(text);
   } catch (const jinja::Failure&) {
   }
   return {};
@@ -246,14 +201,29 @@ ChatAnswer harmony_answer(std::string_view text, const AnswerForm& form, bool at
 
 }  // namespace
 
+const JsonMarks* json_marks(CallForm form) {
+  const auto* found = std::find_if(kJsonMarks.begin(), kJsonMarks.end(), [&](const JsonMarks& marks) { return marks.form == form; });
+  return found == kJsonMarks.end() ? nullptr : found;
+}
+
 CallForm call_form_of(std::string_view source) {
   const auto has = [&](std::string_view text) { return source.find(text) != std::string_view::npos; };
   if (writes_harmony(source)) return CallForm::kHarmony;
   if (has(kCalls)) return !has(kArguments) ? CallForm::kMistral : has(kCallId) ? CallForm::kMistralNumbered : CallForm::kMistralNamed;
-  // Others put XML between the same marks (Qwen3-Coder, GLM).
-  if (has(kCall)) return has("<function=") || has("<arg_key>") || has("<parameter=") ? CallForm::kNone : CallForm::kHermes;
-  if (has(kAction) && has(kActionEnd) && has("tool_name")) return CallForm::kCommand;
+  const bool has_functions = has("<function=") && has("<parameter="), has_invokes = has("<invoke name=");
+  if (has("<seed:tool_call>")) return has_functions ? CallForm::kSeedXml : CallForm::kNone;
+  if (has("<minimax:tool_call>")) return has_invokes ? CallForm::kMiniMax : CallForm::kNone;
+  if (has("<tool_calls>[") && has("</tool_calls>")) return CallForm::kHunyuan;
+  if (has("<tool_call>")) {  // others put XML between the same marks
+    if (has("<arg_key>")) return has("<arg_value>") ? CallForm::kGlm : CallForm::kNone;
+    if (has_functions) return CallForm::kQwenXml;
+    return has("<function=") || has("<parameter=") || has_invokes ? CallForm::kNone : CallForm::kHermes;
+  }
+  if (has("<|START_ACTION|>") && has("<|END_ACTION|>") && has("tool_name")) return CallForm::kCommand;
   if (has("<|start_header_id|>") && has("\"parameters\": ")) return CallForm::kLlama;
+  if (has(kGemmaCall) && has(kGemmaCallEnd) && has(kGemmaQuote)) return CallForm::kGemma;
+  if (has("<|tool_call|>")) return has("<|/tool_call|>") ? CallForm::kPhi : CallForm::kGranite;
+  if (has(kOlmoCalls) && has("<functions>") && !has_invokes) return CallForm::kOlmo;
   return CallForm::kNone;
 }
 
@@ -275,8 +245,11 @@ bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks) {
 
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer) {
   if (form.channels || is_mistral(form.calls)) return true;
-  if (form.calls == CallForm::kHermes && tokenizer.has_special_tokens(kCall)) return true;
-  if (form.calls == CallForm::kCommand && tokenizer.has_special_tokens(kAction)) return true;
+  const auto is_special = [&](std::string_view mark) { return !mark.empty() && tokenizer.has_special_tokens(mark); };
+  if (const JsonMarks* marks = json_marks(form.calls); marks && is_special(marks->begin)) return true;
+  if (const XmlMarks* marks = xml_marks(form.calls); marks && (is_special(marks->begin) || is_special(marks->key) || is_special(marks->value_end))) return true;
+  if (form.calls == CallForm::kGemma && (is_special(kGemmaCall) || is_special(kGemmaQuote))) return true;
+  if (form.calls == CallForm::kOlmo && is_special(kOlmoCalls)) return true;
   return form.thinks && (tokenizer.has_special_tokens(form.marks.begin) || tokenizer.has_special_tokens(form.marks.end));
 }
 
@@ -307,14 +280,14 @@ ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
   if (form.channels) return harmony_answer(text, form, true);
   ChatAnswer answer;
   answer.reasoning = take_thoughts(text, form);
-  Found found = calls_of(text, form.calls);
+  Found found = calls_of(text, form);
   if (!found.calls.empty()) {
     text = text.substr(0, found.begin);
     answer.calls = std::move(found.calls);
     if (form.one_call) answer.calls.resize(1);
-    if (trimmed(text).empty()) text = {};
   }
   text = within_marks(text, form.marks).text;
+  if (!answer.calls.empty() && trimmed(text).empty()) text = {};
   if (answer.reasoning) text = said_behind(text, form);
   if (!text.empty() || (!answer.reasoning && answer.calls.empty())) answer.content = std::string(text);
   return answer;

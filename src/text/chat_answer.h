@@ -2,28 +2,28 @@
 // ChatAnswer: what a model answers in a conversation, parted into thoughts, text and calls of tools, by the forms that its chat template shows. Pure functions; any thread.
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/call_form.h"
 #include "text/tokenizer.h"
 
 namespace flexgen {
 
-/// How calls are written.
-enum class CallForm {
-  kNone,             ///< not at all, or in a way that is not known: they stay in the text
-  kHermes,           ///< <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
-  kLlama,            ///< {"name": ..., "parameters": {...}} (Llama 3)
-  kMistral,          ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}]
-  kMistralNamed,     ///< [TOOL_CALLS]name[ARGS]{...}
-  kMistralNumbered,  ///< [TOOL_CALLS]name[CALL_ID]123456789[ARGS]{...}
-  kCommand,          ///< <|START_ACTION|>[{"tool_call_id": "0", "tool_name": ..., "parameters": {...}}]<|END_ACTION|> (Command R7B, A)
-  kHarmony,          ///< messages to functions (text/chat_harmony.h)
+struct ParameterTypes;
+
+/// Of a form whose calls are JSON between two marks: one object, or a list of them.
+struct JsonMarks {
+  CallForm form;
+  std::string_view begin, end;        ///< no end: what follows is another call, or nothing
+  std::string_view name = "name";     ///< the member that is the function's name
+  std::string_view other_begin = "";  ///< what some models write in the place of `begin`
 };
-/// These are read alike.
-inline bool is_mistral(CallForm form) { return form == CallForm::kMistral || form == CallForm::kMistralNamed || form == CallForm::kMistralNumbered; }
+/// Null for other forms.
+const JsonMarks* json_marks(CallForm form);
 
 /// Between which marks thoughts stand, and what the model says behind them.
 struct ThoughtMarks {
@@ -47,11 +47,13 @@ struct AnswerForm {
   CallForm calls = CallForm::kNone;
   bool thinks = false;  ///< thoughts stand before the end mark
   ThoughtMarks marks = kUsualThoughtMarks;
-  bool begins_in_thought = false;  ///< the prompt ends with the mark that begins one, or within one
-  bool one_call = false;           ///< no more than the first call counts
-  bool channels = false;           ///< harmony: the answer is messages in channels
-  bool structured = false;         ///< what is said behind the thoughts follows a grammar: line ends before it are none of it
-  std::string begun = "";          ///< with channels: begun_harmony_message() of the prompt
+  bool begins_in_thought = false;                         ///< the prompt ends with the mark that begins one, or within one
+  bool one_call = false;                                  ///< no more than the first call counts
+  bool channels = false;                                  ///< harmony: the answer is messages in channels
+  bool structured = false;                                ///< what is said behind the thoughts follows a grammar: line ends before it are none of it
+  std::string begun = "";                                 ///< with channels: begun_harmony_message() of the prompt
+  bool held_calls = false;                                ///< calls follow a grammar: what does not begin with the form's own mark is none
+  std::shared_ptr<const ParameterTypes> types = nullptr;  ///< of calls in XML: what their values may be (text/xml_calls.h); null: that is not known
 };
 
 /// The form of calls that a chat template's source shows.
@@ -64,12 +66,6 @@ bool ends_in_thought(std::string_view prompt, const ThoughtMarks& marks = kUsual
 bool stands_in_thought(std::string_view begun_answer, const ThoughtMarks& marks);
 /// Whether a mark that the answer is read by is a special token of the tokenizer, so that the text must not leave these out.
 bool has_special_marks(const AnswerForm& form, const Tokenizer& tokenizer);
-
-/// A call of a function that the model asks for.
-struct ToolCall {
-  std::string name;
-  std::string arguments;  ///< JSON
-};
 
 struct ChatAnswer {
   std::optional<std::string> reasoning;  ///< none: the answer has no thoughts

@@ -130,6 +130,22 @@ TEST(ChatAnswer, CallsOfCommand) {
     EXPECT_EQ(shown(broken, form), "[" + broken + "]");
 }
 
+TEST(ChatAnswer, CallsOfListsBehindAMark) {
+  const std::string list = "[" + std::string(kCall) + ", " + kCall + "]", read = R"(f{"b": 1.50, "a": "é"})";
+  const AnswerForm granite{.calls = CallForm::kGranite}, phi{.calls = CallForm::kPhi};
+  EXPECT_EQ(shown("<|tool_call|>" + list, granite), read + read);
+  EXPECT_EQ(shown("<tool_call>" + list, granite), read + read) << "as Granite 3.1 writes it";
+  EXPECT_EQ(shown("<tool_call>" + list, {.calls = CallForm::kGranite, .held_calls = true}), "[<tool_call>" + list + "]");
+  EXPECT_EQ(shown("I look. <|tool_call|>" + std::string(kCall) + "\n", granite), "[I look. ]" + read);
+  EXPECT_EQ(shown("<|tool_call|>" + list + " and more", granite), "[<|tool_call|>" + list + " and more]");
+  EXPECT_EQ(shown("<|tool_call|>" + list + "<|/tool_call|>", phi), read + read);
+  EXPECT_EQ(shown("<|tool_call|>" + std::string(kCall) + "<|/tool_call|>", phi), read);
+  const AnswerForm hunyuan{.calls = CallForm::kHunyuan, .thinks = true, .marks = *thought_marks_of("</think><answer></answer>")};
+  EXPECT_EQ(shown("<think>\nhm\n</think>\n<answer>\n<tool_calls>" + list + "</tool_calls>\n</answer>", hunyuan), "<\nhm\n>" + read + read);
+  for (const char* broken : {"<|tool_call|>", "<|tool_call|>[]", "<|tool_call|>[{\"name\": \"f\"}]", "<|tool_call|>[{\"name\"", "<|tool_call|>f(1)"})
+    EXPECT_EQ(shown(broken, granite), "[" + std::string(broken) + "]");
+}
+
 const AnswerForm kChannels{.calls = CallForm::kHarmony, .channels = true, .begun = "<|start|>assistant"};
 const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNext = "<|start|>assistant", kFinal = "<|channel|>final<|message|>Yes.",
                   kToF = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"x\":1}";
@@ -213,6 +229,16 @@ TEST(ChatAnswer, TheTemplateShowsTheForm) {
   EXPECT_EQ(call_form_of("<|start|>assistant<|channel|>final<|message|>"), CallForm::kHarmony);
   EXPECT_EQ(call_form_of("{{ '<tool_call>\\n' }}"), CallForm::kHermes);
   EXPECT_EQ(call_form_of("{{ '<tool_call>\\n<function=' }}"), CallForm::kNone);
+  EXPECT_EQ(call_form_of("{{ '<tool_call>\\n<function=f>\\n<parameter=' }}"), CallForm::kQwenXml);
+  EXPECT_EQ(call_form_of("<tool_call>f\n<arg_key>{k}</arg_key>\n<arg_value>"), CallForm::kGlm);
+  EXPECT_EQ(call_form_of("{% set begin = '<minimax:tool_call>' %}<invoke name=\"f\">"), CallForm::kMiniMax);
+  EXPECT_EQ(call_form_of("<tool_call><invoke name=\"f\">"), CallForm::kNone) << "MiniMax-M3";
+  EXPECT_EQ(call_form_of("{% set begin = '<seed:tool_call>' %}<function=f>\\n<parameter="), CallForm::kSeedXml);
+  EXPECT_EQ(call_form_of("respond only with <|tool_call|> followed by"), CallForm::kGranite);
+  EXPECT_EQ(call_form_of("<|tool_call|>{}<|/tool_call|>"), CallForm::kPhi);
+  EXPECT_EQ(call_form_of("<tool_calls>[{\"name\": \"f\"}, ...]</tool_calls> within <tool_call>"), CallForm::kHunyuan);
+  EXPECT_EQ(call_form_of("'<|tool_call>call:' + name + '{' }}<|\"|>{{ '}<tool_call|>'"), CallForm::kGemma);
+  EXPECT_EQ(call_form_of("<functions></functions> {{ '<function_calls>' }}"), CallForm::kOlmo);
   EXPECT_EQ(call_form_of("[TOOL_CALLS]"), CallForm::kMistral);
   EXPECT_EQ(call_form_of("[TOOL_CALLS] [ARGS]"), CallForm::kMistralNamed);
   EXPECT_EQ(call_form_of("[TOOL_CALLS] [CALL_ID] [ARGS]"), CallForm::kMistralNumbered);

@@ -2,18 +2,23 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <map>
+#include <memory>
 
 #include "base/error.h"
 #include "io/test_folder.h"
 #include "text/jinja/json_values.h"
+#include "text/xml_calls.h"
 
 namespace flexgen::chat_template_test {
 namespace {
 
 const ChatTemplate::SpecialTokens kTokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}};
 using jinja::Value;
+namespace fs = std::filesystem;
 constexpr const char* kPlain =
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
@@ -168,9 +173,8 @@ TEST(ChatTemplate, MessagesThatItLeavesOutAreRefused) {
       "none");
 }
 
-/// A conversation is refused where a message's text is really not there, and nowhere else. FLEXGEN_CHAT_TEMPLATES names a folder of more templates (*.jinja).
-TEST(ChatTemplate, NothingIsRefusedThatIsWritten) {
-  namespace fs = std::filesystem;
+/// FLEXGEN_CHAT_TEMPLATES names a folder of more templates (*.jinja).
+std::vector<fs::path> template_files() {
   std::vector<fs::path> files;
   const auto add_folder = [&](const fs::path& folder) {
     for (const fs::directory_entry& entry : fs::directory_iterator(folder))
@@ -178,6 +182,62 @@ TEST(ChatTemplate, NothingIsRefusedThatIsWritten) {
   };
   add_folder(fs::path(FLEXGEN_SOURCE_DIR) / "tests" / "fixtures" / "chat");
   if (const char* more = std::getenv("FLEXGEN_CHAT_TEMPLATES")) add_folder(more);
+  return files;
+}
+
+/// Calls as templates write them are read as what they were. FLEXGEN_CHAT_TEMPLATES' are told, but not judged.
+TEST(ChatTemplate, CallsThatAreWrittenAreRead) {
+  const std::map<std::string, CallForm> known{{"glm-style.jinja", CallForm::kGlm},         {"harmony-style.jinja", CallForm::kHarmony},
+                                              {"hermes-style.jinja", CallForm::kHermes},   {"qwen-style.jinja", CallForm::kHermes},
+                                              {"mistral-style.jinja", CallForm::kMistral}, {"llama3-style.jinja", CallForm::kLlama}};
+  const std::string arguments = R"({"city": "Zürich\n\"Altstadt\"", "days": 2, "wind": null, "list": [1, "a", true], "more": {"k": "5"}, "zip": "8001"})";
+  const std::string user = R"({"role": "user", "content": "Hello"})";
+  const std::string tools =
+      R"([{"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": {"type": "object", "properties": {
+          "city": {"type": "string", "description": "a"}, "days": {"type": "integer", "description": "a"},
+          "list": {"type": "array", "description": "a"}, "more": {"type": "object", "description": "a"}, "zip": {"type": "string", "description": "a"}}, "required": []}}}])";
+  for (const fs::path& file : template_files()) {
+    const std::string name = file.filename().string();
+    const auto chat = ChatTemplate::from_file(file.string(), kTokens);
+    const bool is_fixture = file.parent_path().filename() == "chat";
+    const CallForm form = chat->call_form();
+    if (is_fixture) {
+      EXPECT_EQ(form, known.contains(name) ? known.at(name) : CallForm::kNone) << name;
+    }
+    if (form == CallForm::kNone || form == CallForm::kHarmony) continue;
+    std::string answer;
+    try {
+      Conversation asked = conversation("[" + user + "]"),
+                   answered = conversation("[" + user +
+                                           R"(, {"role": "assistant", "content": "", "tool_calls": [{"id": "abcdefghi", "type": "function", "function": )" +
+                                           R"({"name": "get_weather", "arguments": )" + arguments + "}}]}]");
+      answered.add_generation_prompt = asked.add_generation_prompt = false;
+      asked.tools = answered.tools = jinja::parse_json_value(tools, 1000);
+      const std::string before = chat->render(asked, 0), whole = chat->render(answered, 0);
+      answer = whole.substr(static_cast<size_t>(std::mismatch(before.begin(), before.end(), whole.begin(), whole.end()).second - whole.begin()));
+    } catch (const Error& error) {
+      std::cout << name << ": " << error.what() << "\n";
+      continue;
+    }
+    if (const size_t end = answer.find("<|eot_id|>"); form == CallForm::kLlama && end != std::string::npos) {  // its calls are all of an answer
+      answer.resize(end);
+      answer.erase(0, answer.find('{'));
+    }
+    const ChatAnswer read =
+        read_chat_answer(answer, {.calls = form, .types = std::make_shared<const ParameterTypes>(parameter_types(jinja::parse_json_value(tools, 1000)))});
+    std::string told;
+    for (const ToolCall& call : read.calls) told += call.name + call.arguments;
+    if (is_fixture) {
+      EXPECT_EQ(told, "get_weather" + arguments) << name << ": " << answer;
+    } else {
+      std::cout << name << " " << static_cast<int>(form) << (told == "get_weather" + arguments ? ": the same\n" : ": " + told + "\n" + answer + "\n");
+    }
+  }
+}
+
+/// A conversation is refused where a message's text is really not there, and nowhere else.
+TEST(ChatTemplate, NothingIsRefusedThatIsWritten) {
+  const std::vector<fs::path> files = template_files();
   const std::vector<std::string> all{
       R"([{"role": "user", "content": " alpha? "}])",
       R"([{"role": "user", "content": "alpha"}, {"role": "assistant", "content": "bravo\n"}, {"role": "user", "content": "charlie"}])",

@@ -11,6 +11,7 @@
 #include "text/grammar/pattern.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/structure_format.h"
+#include "text/grammar/xml_call_grammar.h"
 
 namespace flexgen {
 namespace {
@@ -85,66 +86,106 @@ struct CallParts {
   bool several = true;
 };
 
-CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
+/// Of a form whose calls are a list of JSON behind one mark. What is last ends it: a tag of any calls must have an end.
+void set_list_parts(const std::string& open, const std::string& close, const char* separator, const JsonMarks& marks, CallParts* parts) {
+  parts->mark = std::string(marks.begin);
+  parts->marked_each = false;
+  parts->open = const_text(open);
+  parts->separator = const_text(separator);
+  parts->end = marks.end.empty() ? close : std::string(marks.end);
+  if (!marks.end.empty()) parts->close = const_text(close);
+}
+
+/// What stands around the calls of a form, and between them.
+CallParts parts_around(CallForm form, const Tokenizer* tokenizer) {
   CallParts parts;
-  double pattern_characters = 0;
-  for (const CallableFunction& function : wanted.functions) {
-    check_name(function.name);
-    const auto arguments = [&] { return arguments_of(function, &pattern_characters); };
-    switch (wanted.form) {
-      case CallForm::kNone: fail_user("cannot be honoured: how this model's chat template writes calls is not known");
-      case CallForm::kHermes:
-        parts.mark = "<tool_call>";
-        parts.calls.push_back(sequence_of(object_call(function.name, "\n", "arguments", arguments(), "\n")));
-        parts.end = "</tool_call>";
-        parts.separator = const_text("\n");
-        break;
-      case CallForm::kLlama:
-        parts.calls.push_back(sequence_of(object_call(function.name, "", "parameters", arguments(), "")));
-        parts.several = false;  // its templates take no message with more
-        break;
-      case CallForm::kHarmony:
-        parts.open = structure::maybe(structure::harmony_message("analysis", tokenizer));
-        parts.calls.push_back(sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "),
-                                           mark_of("<|constrain|>", tokenizer), const_text("json"), mark_of("<|message|>", tokenizer), arguments()}));
-        parts.several = false;  // an answer ends with its call
-        break;
-      case CallForm::kMistral:
-        parts.mark = "[TOOL_CALLS]";
-        parts.marked_each = false;
-        parts.open = const_text(" [");
-        parts.calls.push_back(sequence_of(object_call(function.name, "", "arguments", arguments(), "")));
-        parts.separator = const_text(", ");
-        parts.end = "]";
-        break;
-      case CallForm::kCommand:
-        parts.mark = "<|START_ACTION|>";
-        parts.marked_each = false;
-        parts.open = const_text("[\n    ");
-        parts.calls.push_back(sequence_of({const_text(R"({"tool_call_id": ")"),
-                                           {{"type", "regex"}, {"pattern", kIndexPattern}},
-                                           const_text(fmt::format(R"(", "tool_name": "{}", "parameters": )", function.name)),
-                                           arguments(),
-                                           const_text("}")}));
-        parts.separator = const_text(",\n    ");
-        parts.close = const_text("\n]");
-        parts.end = "<|END_ACTION|>";
-        break;
-      case CallForm::kMistralNamed:
-      case CallForm::kMistralNumbered: {
-        parts.mark = "[TOOL_CALLS]";
-        std::vector<OrderedJson> call{const_text(function.name)};
-        if (wanted.form == CallForm::kMistralNumbered) {
-          call.push_back(mark_of("[CALL_ID]", tokenizer));
-          call.push_back({{"type", "regex"}, {"pattern", kIdPattern}});
-        }
-        call.push_back(mark_of("[ARGS]", tokenizer));
-        call.push_back(arguments());
-        parts.calls.push_back(sequence_of(call));
-        break;
-      }
+  switch (form) {
+    case CallForm::kNone: fail_user("cannot be honoured: how this model's chat template writes calls is not known");
+    case CallForm::kGemma:
+    case CallForm::kOlmo: fail_user("cannot be honoured: calls as this model's chat template writes them are read, but not held to a form");
+    case CallForm::kHermes:
+    case CallForm::kQwenXml:
+    case CallForm::kSeedXml:
+    case CallForm::kGlm: {
+      const XmlMarks* xml = xml_marks(form);
+      parts.mark = std::string(xml ? xml->begin : json_marks(form)->begin);
+      parts.end = std::string(xml ? xml->end : json_marks(form)->end);
+      parts.separator = form == CallForm::kGlm ? structure::maybe(const_text("\n")) : const_text("\n");
+      break;
+    }
+    case CallForm::kMiniMax:
+      parts.mark = std::string(xml_marks(form)->begin);
+      parts.marked_each = false;
+      parts.open = const_text("\n");
+      parts.end = std::string(xml_marks(form)->end);
+      break;
+    case CallForm::kLlama: parts.several = false; break;  // its templates take no message with more
+    case CallForm::kHarmony:
+      parts.open = structure::maybe(structure::harmony_message("analysis", tokenizer));
+      parts.several = false;  // an answer ends with its call
+      break;
+    case CallForm::kMistral:
+      parts.mark = "[TOOL_CALLS]";
+      parts.marked_each = false;
+      parts.open = const_text(" [");
+      parts.separator = const_text(", ");
+      parts.end = "]";
+      break;
+    case CallForm::kCommand: set_list_parts("[\n    ", "\n]", ",\n    ", *json_marks(form), &parts); break;
+    case CallForm::kGranite:
+    case CallForm::kPhi:
+    case CallForm::kHunyuan: set_list_parts("[", "]", ", ", *json_marks(form), &parts); break;
+    case CallForm::kMistralNamed:
+    case CallForm::kMistralNumbered: parts.mark = "[TOOL_CALLS]"; break;
+  }
+  return parts;
+}
+
+/// A call of the function, without what stands around calls.
+OrderedJson grammar_of_call(const CallableFunction& function, CallForm form, double* pattern_characters, const Tokenizer* tokenizer) {
+  const std::string& name = function.name;
+  if (const XmlMarks* marks = xml_marks(form)) {
+    const std::string schema = schema_of(function, pattern_characters);
+    try {
+      OrderedJson call = xml_call(name, parse_json<OrderedJson>(schema, "the schema"), *marks, tokenizer);
+      return form == CallForm::kMiniMax || form == CallForm::kGlm ? call : sequence_of({const_text("\n"), std::move(call)});
+    } catch (const Error& error) {
+      fail_user("has the function '{}', whose parameters cannot be followed: {}", name, error.what());
     }
   }
+  OrderedJson arguments = arguments_of(function, pattern_characters);
+  switch (form) {
+    case CallForm::kHermes: return sequence_of(object_call(name, "\n", "arguments", std::move(arguments), "\n"));
+    case CallForm::kLlama: return sequence_of(object_call(name, "", "parameters", std::move(arguments), ""));
+    case CallForm::kHarmony:
+      return sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + name + " "), mark_of("<|constrain|>", tokenizer),
+                          const_text("json"), mark_of("<|message|>", tokenizer), std::move(arguments)});
+    case CallForm::kCommand:
+      return sequence_of({const_text(R"({"tool_call_id": ")"),
+                          {{"type", "regex"}, {"pattern", kIndexPattern}},
+                          const_text(fmt::format(R"(", "tool_name": "{}", "parameters": )", name)),
+                          std::move(arguments),
+                          const_text("}")});
+    case CallForm::kMistralNamed:
+    case CallForm::kMistralNumbered: {
+      std::vector<OrderedJson> call{const_text(name)};
+      if (form == CallForm::kMistralNumbered) {
+        call.push_back(mark_of("[CALL_ID]", tokenizer));
+        call.push_back({{"type", "regex"}, {"pattern", kIdPattern}});
+      }
+      call.push_back(mark_of("[ARGS]", tokenizer));
+      call.push_back(std::move(arguments));
+      return sequence_of(call);
+    }
+    default: return sequence_of(object_call(name, "", "arguments", std::move(arguments), ""));  // Mistral and others with lists
+  }
+}
+
+CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
+  for (const CallableFunction& function : wanted.functions) check_name(function.name);
+  CallParts parts = parts_around(wanted.form, tokenizer);
+  double pattern_characters = 0;
+  for (const CallableFunction& function : wanted.functions) parts.calls.push_back(grammar_of_call(function, wanted.form, &pattern_characters, tokenizer));
   return parts;
 }
 

@@ -100,6 +100,109 @@ TEST_P(CallGrammars, OfCommand) {
   expect_calls(wanted, "Well." + calls(add), 1);
 }
 
+TEST_P(CallGrammars, OfListsBehindAMark) {
+  const std::string add = R"({"name": "add", "arguments": {"x": 1, "y": -2}})", stop = R"({"name": "stop", "arguments": {}})";
+  for (const CallForm form : {CallForm::kGranite, CallForm::kPhi, CallForm::kHunyuan}) {
+    const JsonMarks& marks = *json_marks(form);
+    const auto calls = [&](const std::string& within) { return std::string(marks.begin) + within + std::string(marks.end); };
+    WantedCalls wanted{{kAdd, kStop}, form};
+    expect_calls(wanted, calls("[" + add + ", " + stop + "]"), 2);
+    for (const std::string& text :
+         {calls("[]"), calls(add), calls("[" + add + "] Well."), "Well." + calls("[" + add + "]"), calls(R"([{"name": "add", "arguments": {}}])")})
+      EXPECT_FALSE(takes(wanted, text)) << text;
+    wanted.forced = false;
+    expect_calls(wanted, "Well." + calls("[" + add + "]"), 1);
+    EXPECT_FALSE(takes(wanted, calls(R"([{"name": "add", "arguments": {}}])")));
+    wanted.one_call = true;
+    EXPECT_FALSE(takes(wanted, calls("[" + add + ", " + stop + "]")));
+  }
+}
+
+/// A call in XML, with what stands before it and behind it.
+struct XmlCase {
+  CallForm form;
+  const char *begin, *add, *stop, *between, *end;
+};
+const XmlCase kXmlCases[] = {
+    {CallForm::kQwenXml, "<tool_call>\n", "<function=add>\n<parameter=x>\n1\n</parameter>\n<parameter=y>\n-2\n</parameter>\n</function>\n",
+     "<function=stop>\n</function>\n", "</tool_call>\n<tool_call>\n", "</tool_call>"},
+    {CallForm::kSeedXml, "<seed:tool_call>\n", "<function=add>\n<parameter=x>1</parameter>\n<parameter=y>-2</parameter>\n</function>\n",
+     "<function=stop>\n</function>\n", "</seed:tool_call>\n<seed:tool_call>\n", "</seed:tool_call>"},
+    {CallForm::kMiniMax, "<minimax:tool_call>\n",
+     "<invoke name=\"add\">\n<parameter name=\"x\">1</parameter>\n<parameter name=\"y\">-2</parameter>\n</invoke>\n", "<invoke name=\"stop\">\n</invoke>\n", "",
+     "</minimax:tool_call>"},
+    {CallForm::kGlm, "<tool_call>", "add\n<arg_key>x</arg_key>\n<arg_value>1</arg_value>\n<arg_key>y</arg_key>\n<arg_value>-2</arg_value>\n", "stop\n",
+     "</tool_call>\n<tool_call>", "</tool_call>"},
+    {CallForm::kGlm, "<tool_call>", "add<arg_key>x</arg_key><arg_value>1</arg_value><arg_key>y</arg_key><arg_value>-2</arg_value>", "stop",
+     "</tool_call><tool_call>", "</tool_call>"}};
+
+TEST_P(CallGrammars, OfXml) {
+  for (const XmlCase& one : kXmlCases) {
+    const std::string begin = one.begin, add = one.add, stop = one.stop, between = one.between, end = one.end,
+                      half = add.substr(0, add.find('2') - 1) + add.substr(add.find('2') + 1);
+    WantedCalls wanted{{kAdd, kStop}, one.form};
+    expect_calls(wanted, begin + add + end, 1);
+    expect_calls(wanted, begin + add + between + stop + between + stop + end, 3);
+    for (const std::string& text : {begin + end, begin + half + end, "Well." + begin + stop + end, begin + stop, begin + stop + end + "."})
+      EXPECT_FALSE(takes(wanted, text)) << text;
+    wanted.one_call = true;
+    EXPECT_FALSE(takes(wanted, begin + stop + between + stop + end));
+    wanted.forced = wanted.one_call = false;
+    expect_calls(wanted, "Well, < 3.\n" + begin + add + between + stop + end, 2);
+    EXPECT_FALSE(takes(wanted, begin + half + end));
+    EXPECT_TRUE(takes(wanted, "Well."));
+    wanted.functions = {{"add", "", false}};
+    EXPECT_TRUE(takes(wanted, begin + add + end)) << "any arguments";
+  }
+}
+
+/// What a value's text may be, by its schema.
+TEST_P(CallGrammars, ValuesOfXml) {
+  const auto value = [&](const std::string& schema, const std::string& text) {
+    const std::string whole = R"({"type": "object", "properties": {"v": )" + schema +
+                              R"(}, "required": ["v"], "$defs": {"N": {"type": "integer"}, "L": {"type": "array", "items": {"$ref": "#/$defs/N"}}}})";
+    return takes({{{"f", whole, true}}, CallForm::kQwenXml}, "<tool_call>\n<function=f>\n<parameter=v>\n" + text + "\n</parameter>\n</function>\n</tool_call>");
+  };
+  const std::string text = R"({"type": "string"})";
+  for (const char* any : {"", "5", "a\nb\n", "\"quoted\" \\ {", "a < b </param", "\xc3\xa9"}) EXPECT_TRUE(value(text, any)) << any;
+  EXPECT_FALSE(value(text, "a</parameter>b"));
+  const std::string kinds = R"({"enum": ["<=", "b c"]})";
+  EXPECT_TRUE(value(kinds, "<="));
+  EXPECT_FALSE(value(kinds, "<"));
+  EXPECT_TRUE(value(R"({"const": "x"})", "x"));
+  EXPECT_TRUE(value(R"({"enum": [1, true, null]})", "true"));
+  EXPECT_FALSE(value(R"({"enum": [1, true, null]})", "2"));
+  for (const char* one : {"a b", "1", "null", R"({"k":[1]})"}) EXPECT_TRUE(value(R"({"enum": ["a b", 1, null, {"k": [1]}]})", one)) << one;
+  EXPECT_TRUE(value(R"({"type": "string", "format": "date"})", "2026-11-30"));
+  EXPECT_FALSE(value(R"({"type": "string", "format": "date"})", "soon"));
+  EXPECT_TRUE(value(R"({"type": "string", "pattern": "^.{2}$"})", "ab"));
+  EXPECT_FALSE(value(R"({"type": "string", "pattern": "^.{2}$"})", "a<"));
+  EXPECT_TRUE(value(R"({"type": "string", "minLength": 2, "maxLength": 3})", "abc"));
+  EXPECT_FALSE(value(R"({"type": "string", "minLength": 2, "maxLength": 3})", "abcd"));
+  EXPECT_FALSE(value(R"({"type": "string", "minLength": 2})", "a"));
+  EXPECT_TRUE(value(R"({"type": "integer", "minimum": 3})", "4"));
+  EXPECT_FALSE(value(R"({"type": "integer", "minimum": 3})", "2"));
+  EXPECT_TRUE(value(R"({"$ref": "#/$defs/L"})", "[1, 2]"));
+  EXPECT_FALSE(value(R"({"$ref": "#/$defs/L"})", "[\"1\"]"));
+  EXPECT_TRUE(value(R"({"type": "object", "properties": {"a": {"type": "string"}}})", "{\"a\": \"x\"}"));
+  EXPECT_TRUE(value(R"({"type": ["string", "null"]})", "null"));
+  EXPECT_TRUE(value(R"({"type": ["string", "null"], "minLength": 9})", "null"));
+  EXPECT_FALSE(value(R"({"type": ["string", "null"], "minLength": 9})", "nil"));
+  EXPECT_TRUE(value("{}", "anything [1"));
+}
+
+TEST_P(CallGrammars, ParametersOfXmlMayBeLeftOut) {
+  const CallableFunction f{"f", R"({"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"type": "string"}}, "required": ["b"]})", true};
+  const auto taken = [&](const std::string& arguments) {
+    return takes({{f}, CallForm::kSeedXml}, "<seed:tool_call>\n<function=f>\n" + arguments + "</function>\n</seed:tool_call>");
+  };
+  const std::string a = "<parameter=a>true</parameter>\n", b = "<parameter=b>x</parameter>\n";
+  EXPECT_TRUE(taken(a + b));
+  EXPECT_TRUE(taken(b));
+  EXPECT_FALSE(taken(a));
+  EXPECT_FALSE(taken(b + a)) << "in the schema's order";
+}
+
 TEST_P(CallGrammars, BesideTextOnlyWhatFollowsAMarkIsHeld) {
   WantedCalls wanted{{kAdd, kStop}, CallForm::kHermes, false, false};
   wanted.functions[1].strict = false;
@@ -252,6 +355,17 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
     return "taken";
   };
   EXPECT_THAT(why(kAdd, CallForm::kNone), HasSubstr("is not known"));
+  EXPECT_THAT(why(kAdd, CallForm::kGemma), HasSubstr("are read, but not held"));
+  const auto why_xml = [&](const char* schema) { return why({"f", schema, true}, CallForm::kGlm); };
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}}})"),
+              HasSubstr("'f', whose parameters cannot be followed: the parameter 'a' may be a text, or another value"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"enum": ["1", 1]}}})"), HasSubstr("has the text '1' in 'enum', beside others"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"enum": ["</arg_value>"]}}})"),
+              HasSubstr("the parameter 'a' has a value in 'enum' with '</arg_value>'"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"type": "string", "pattern": "^<b>$"}}})"), HasSubstr("'<' is not supported"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a<b": {}}})"), HasSubstr("the parameter 'a<b' has a name"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/properties/a"}}}})"), HasSubstr("'#/properties/a'"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "minProperties": 1})"), HasSubstr("'minProperties' at the top"));
   EXPECT_THAT(why({"a b", "", true}), HasSubstr("whose name"));
   EXPECT_THAT(why({"f", R"({"type": "string"})", true}), HasSubstr("'f', whose parameters cannot be followed: it must be of the type"));
   EXPECT_THAT(why({"f", R"({"type": "object", "properties": {"a": {"not": {}}}})", true}), HasSubstr("properties/a"));

@@ -40,9 +40,32 @@ class MarkedBytes : public Tokenizer {
   std::optional<int32_t> eos() const override { return 256; }
 
  private:
-  static constexpr std::string_view kMarks[] = {"<tool_call>",    "</tool_call>",     "[TOOL_CALLS]",       "[ARGS]",          "[CALL_ID]", "<|START_ACTION|>",
-                                                "<|END_ACTION|>", "</think>",         "<|channel|>",        "<|message|>",     "<|end|>",   "<|start|>",
-                                                "<|constrain|>",  "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"};
+  static constexpr std::string_view kMarks[] = {"<tool_call>",
+                                                "</tool_call>",
+                                                "[TOOL_CALLS]",
+                                                "[ARGS]",
+                                                "[CALL_ID]",
+                                                "<|START_ACTION|>",
+                                                "<|END_ACTION|>",
+                                                "</think>",
+                                                "<|channel|>",
+                                                "<|message|>",
+                                                "<|end|>",
+                                                "<|start|>",
+                                                "<|constrain|>",
+                                                "<|END_THINKING|>",
+                                                "<|tool_call|>",
+                                                "<|/tool_call|>",
+                                                "<seed:tool_call>",
+                                                "</seed:tool_call>",
+                                                "<arg_key>",
+                                                "</arg_key>",
+                                                "<arg_value>",
+                                                "</arg_value>",
+                                                "<minimax:tool_call>",
+                                                "</minimax:tool_call>",
+                                                "<|START_RESPONSE|>",
+                                                "<|END_RESPONSE|>"};
   bool are_special_;
 };
 

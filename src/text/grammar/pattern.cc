@@ -28,7 +28,7 @@ const CodeRanges kDigits{{'0', '9'}}, kWordCharacters{{'0', '9'}, {'A', 'Z'}, {'
 const CodeRanges kSurelySpaces{{0x09, 0x0d}, {' ', ' '}};
 const CodeRanges kMaybeSpaces{{0x09, 0x0d},     {0x1c, ' '},      {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680}, {0x2000, 0x200a},
                               {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0xfeff, 0xfeff}};
-const CodeRanges kEscapedInJson{{0, 0x1f}, {'"', '"'}, {'\\', '\\'}};
+const CodeRanges kEscapedInJson{{0, 0x1f}, {'"', '"'}, {'\\', '\\'}}, kMarkInXml{{'<', '<'}};
 
 /// In order, and none touches the next.
 CodeRanges joined(CodeRanges ranges) {
@@ -78,6 +78,7 @@ struct PatternUnit {
 class PatternReader {
  public:
   PatternReader(std::string_view text, PatternPlace place) : text_(text), in_json_(place == PatternPlace::kJsonString) {
+    if (place != PatternPlace::kAnswer) left_out_ = in_json_ ? kEscapedInJson : kMarkInXml;
     if (text_.starts_with("(?i)")) {
       folds_ = true;
       at_ = 4;
@@ -147,7 +148,7 @@ class PatternReader {
     const PatternUnit unit = text_[at_] == '\\' ? read_escape(false, false) : PatternUnit{read_character(), {}};
     if (!unit.character) return write_set(unit.ranges);
     if (folds_ && is_ascii_letter(*unit.character)) return write_set(folded({{*unit.character, *unit.character}}));
-    if (in_json_ && without({{*unit.character, *unit.character}}, kEscapedInJson).empty()) fail_of_json();
+    if (without({{*unit.character, *unit.character}}, left_out_).empty()) fail_of_left_out();
     write_character(*unit.character, kMarks);
   }
 
@@ -158,7 +159,10 @@ class PatternReader {
     repeats_ = before == Repeats::kOnce ? Repeats::kAtEnd : Repeats::kOnce;
   }
 
-  [[noreturn]] void fail_of_json() const { fail("'\"', '\\' and control characters are not supported, as JSON escapes them"); }
+  [[noreturn]] void fail_of_left_out() const {
+    fail(in_json_ ? "'\"', '\\' and control characters are not supported, as JSON escapes them"
+                  : "'<' is not supported, as it may begin the mark that ends a value");
+  }
 
   void read_group() {
     ++at_;
@@ -366,8 +370,8 @@ class PatternReader {
   void write_set(CodeRanges ranges) {
     ranges = without(std::move(ranges), {kSurrogates});
     if (ranges.empty()) fail("no character is in this class");
-    if (in_json_) ranges = without(std::move(ranges), kEscapedInJson);
-    if (ranges.empty()) fail_of_json();
+    ranges = without(std::move(ranges), left_out_);
+    if (ranges.empty()) fail_of_left_out();
     // A '^' in front would mean all others, also behind a '\'.
     if (ranges.front().first == '^') {
       if (ranges.front().second > '^') ranges.emplace_back('^' + 1, ranges.front().second);
@@ -386,6 +390,7 @@ class PatternReader {
 
   std::string_view text_;
   bool in_json_, folds_ = false;
+  CodeRanges left_out_;        ///< characters that cannot come
   size_t at_ = 0, start_ = 0;  ///< of the part that is being read
   /// Behind a '|' outside of groups. The whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'.
   bool begins_alternative_ = false;

@@ -10,6 +10,7 @@ namespace flexgen {
 enum class PatternPlace {
   kAnswer,      ///< the answer itself
   kJsonString,  ///< a string of JSON, between its quotes: a character that JSON escapes is none there
+  kXmlValue,    ///< text that a mark ends: '<' is none there; `pattern` is one that was written for kJsonString
 };
 
 /// Of the counts of repetitions {n,m} together, each up to kMostCopies, as compiling takes a state for each and looks at the whole vocabulary there.
