@@ -210,12 +210,11 @@ TEST(Config, RulesOfLayersAreSchemesBesideTheUsualOne) {
   const auto rules = [](const char* rules) {
     return quantization(std::string(R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": )") + rules + "}").schemes;
   };
-  EXPECT_THAT(
-      rules(
-          R"({"+:a": {"bits": 8}, "b": {"group_size": 64, "sym": false, "adapter": null}, "-:c": {"odd": 1}, "d": {"bits": 8, "group_size": -1},
+  EXPECT_THAT(rules(
+                  R"({"+:a": {"bits": 8}, "b": {"group_size": 64, "sym": false, "adapter": null}, "-:c": {"odd": 1}, "d": {"bits": 8, "group_size": -1},
               "e": {"bits": 16}, "f": {"bits": 3}})"),
-      ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{8, false, true, 1, 128}, Scheme{4, false, true, 1, 64}, Scheme{8, false, true, 1, 0},
-                  Scheme{3, false, true, 1, 128}));
+              ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{8, false, true, 1, 128}, Scheme{4, false, true, 1, 64}, Scheme{8, false, true, 1, 0},
+                          Scheme{3, false, true, 1, 128}));
   EXPECT_THAT(quantization(R"({"quant_method": "awq", "bits": 4, "group_size": 128, "dynamic": {"a": {"group_size": 64}}})").schemes,
               ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{4, false, true, 1, 64}));
   EXPECT_THAT(
@@ -227,6 +226,7 @@ TEST(Config, RulesOfLayersAreSchemesBesideTheUsualOne) {
   for (const auto& [rule, says] : {std::pair(R"({"bits": "4"})", "gives '+:.*' 'bits': \"4\""),
                                    {R"({"bits": -1})", "'bits': -1"},
                                    {R"({"group_size": 0})", "'group_size': 0"},
+                                   {R"({"group_size": 18446744073709551615})", "'group_size': 184467"},
                                    {R"({"adapter": {"rank": 8}})", "'adapter': {\"rank\":8}"},
                                    {R"({"data_type": "mx_fp"})", "'data_type': \"mx_fp\""},
                                    {"3", "has '+:.*', which must be an object"},
@@ -250,6 +250,16 @@ TEST(Config, LayersOfModelOptimizerWithAlgorithmsOfTheirOwn) {
               AllOf(HasSubstr("quantized_layers: a: "), HasSubstr("W4A8_AWQ")));
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { mixed(R"(, "quantized_layers": {"a": {"quant_algo": "FP8", "odd": 1}})"); }), HasSubstr("odd"));
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { mixed(""); }), HasSubstr("quantized_layers"));
+}
+
+/// As Python reads it.
+TEST(Config, OfAFieldThatComesTwiceTheLastCounts) {
+  std::string text = config_of("llama").dump();
+  text.insert(1, R"("vocab_size": [], "quantization_config": {"a": 1, "a": 2}, "quantization_config": null, )");
+  const ModelConfig twice = parse_config(text, R"({"eos_token_id": 5, "eos_token_id": 7})", "dir/config.json");
+  EXPECT_EQ(twice.vocab_size, parse(config_of("llama")).vocab_size);
+  EXPECT_FALSE(twice.quantization.there());
+  EXPECT_THAT(twice.eos, ElementsAre(7));
 }
 
 /// As older files of compressed-tensors have it: an object within the object.

@@ -297,7 +297,8 @@ void read_rules(ConfigFields& fields, const char* field, const QuantizationSchem
     const auto number = [&](const char* setting, int64_t fallback, int64_t low) {
       const Json value = rule.value(setting, Json());
       if (value.is_null()) return fallback;
-      if (!value.is_number_integer() || value < low || value == 0 || value > kMostColumns)
+      const bool is_huge = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMostColumns);
+      if (!value.is_number_integer() || is_huge || value < low || value == 0)
         fields.refuse(field, fmt::format("gives '{}' '{}': {}, which flexgen does not read", of, setting, printable(value.dump())));
       return value.get<int64_t>();
     };
