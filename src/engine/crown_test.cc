@@ -21,6 +21,7 @@
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 #include "model/test_as_gguf.h"
+#include "model/test_code_checkpoints.h"
 #include "text/regex.h"
 
 namespace flexgen::crown_test {
@@ -349,10 +350,10 @@ TEST_P(FamilyCrown, Int8InIntegersSparse) {
 TEST_P(FamilyCrown, Device) { crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), family_of);
 
-// And with weights as they are shipped quantized: the fixtures themselves.
+// And with weights as they are shipped quantized: the fixtures themselves, and what is made of them.
 class QuantizedCrown : public testing::TestWithParam<const char*> {
  protected:
-  std::string directory_ = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + GetParam();
+  std::string directory_ = quantized_checkpoint(GetParam());
   void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto",
                  const std::string& device = "", std::optional<Tier> attention = std::nullopt) {
     crown_of(directory_, GetParam(), DType::kBF16, rounds, seed, backend, "auto", weight_dtype, 1, "none", matmul_dtype, device, attention, false);
@@ -377,8 +378,9 @@ TEST_P(QuantizedOnGpu, AsTheyLie) {
   if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
   run_on_cuda("cuda", 5);
 }
-const auto kFormats = testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts",
-                                      "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss");
+const auto kFormats =
+    testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4",
+                    "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss", "mixed-gptq", "fused-gptq8-v2", "fused-awq");
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown, kFormats, family_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, QuantizedOnGpu, kFormats, family_of);
 

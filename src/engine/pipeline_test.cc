@@ -27,6 +27,7 @@
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 #include "model/test_as_gguf.h"
+#include "model/test_code_checkpoints.h"
 #include "model/test_poisoned_checkpoint.h"
 #include "net/local_ports.h"
 #include "pipeline/stage_steps.h"
@@ -313,9 +314,9 @@ TEST(Pipeline, SharingInt4Sparse) { pipeline_sharing("llama", kLlama, DType::kBF
 
 /// Weights as they are shipped quantized, a block on each rank.
 TEST(Pipeline, ShippedFormats) {
-  for (const char* name : {"fp8", "fp8-experts", "packed4-zeros", "gptq", "awq", "gpt_oss"}) {
+  for (const char* name : {"fp8", "fp8-experts", "packed4-zeros", "gptq", "awq", "gpt_oss", "mixed-autoround", "fused-awq"}) {
     SCOPED_TRACE(name);
-    EngineOptions plain = plain_options(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name);
+    EngineOptions plain = plain_options(quantized_checkpoint(name));
     if (std::string_view(name) == "gpt_oss") plain.matmul_dtype = "int8";  // in its experts alone
     std::mt19937 random(12);
     const auto requests = random_requests(random, 9);

@@ -1,5 +1,6 @@
 #include "io/checked_json.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 #include <vector>
@@ -15,7 +16,7 @@ using Json = nlohmann::json;
 /// Builds the value from the parser's events, and stops at the first problem.
 class CheckedBuilder : public nlohmann::json_sax<Json> {
  public:
-  CheckedBuilder(Json& root, int max_depth) : root_(root), max_depth_(static_cast<size_t>(max_depth)) {}
+  CheckedBuilder(Json& root, int max_depth, std::vector<std::string>* twice) : root_(root), max_depth_(static_cast<size_t>(max_depth)), twice_(twice) {}
   const std::string& problem() const { return problem_; }
   size_t broken_at() const { return broken_at_; }  ///< the byte, from 1, where what is no JSON begins; 0: none does
 
@@ -32,7 +33,8 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
   bool end_array() override { return leave(); }
   bool key(string_t& value) override {
     auto [place, fresh] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(value), nullptr);
-    if (!fresh) return stop(fmt::format("names '{}' twice", printable(place->first)));
+    if (!fresh && !twice_) return stop(fmt::format("names '{}' twice", printable(place->first)));
+    if (!fresh) twice_->push_back(place->first);
     member_ = &place->second;
     return true;
   }
@@ -76,6 +78,7 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
 
   Json& root_;
   size_t max_depth_;
+  std::vector<std::string>* twice_;
   std::vector<Json*> open_;  ///< from the root inwards; stable, as only the innermost grows
   Json* member_ = nullptr;   ///< of the innermost object, waiting for its value
   std::string problem_;
@@ -84,10 +87,11 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name, const std::string& what, const std::string& advice) {
+nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name, const std::string& what, const std::string& advice,
+                                  std::vector<std::string>* twice) {
   if (is_lfs_pointer(text)) refuse_lfs_pointer(file_name);
   Json root;
-  CheckedBuilder builder(root, max_depth);
+  CheckedBuilder builder(root, max_depth, twice);
   const size_t nul = nul_in(text);
   const bool read = Json::sax_parse(text, &builder);
   // The parser fails at a NUL byte, or ends there as at the end of the text. What it found before counts first.
@@ -95,6 +99,14 @@ nlohmann::json parse_checked_json(const std::string& text, int max_depth, const 
     fail_user("{}: {} is not JSON (at byte {}: {}); {}", file_name, what, nul + 1, kNulAdvice, advice);
   if (!read) fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
   return root;
+}
+
+std::string said_of_twice(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 5;
+  std::string list;
+  for (size_t i = 0; i < std::min(kMost, names.size()); ++i) list += fmt::format("{}'{}'", i == 0 ? "" : ", ", printable(names[i]));
+  if (names.size() > kMost) list += fmt::format(" and {} more", names.size() - kMost);
+  return fmt::format("it names {} twice; the last counts, as in transformers", list);
 }
 
 bool nests_deeper(std::string_view json, int max_depth) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 
@@ -32,8 +33,12 @@ Json parse_json(std::string_view text, std::string_view what) {
 
 /// Throws Error{user} "FILE: WHAT is not JSON ...", or is nested deeper than `max_depth`, or names a key twice in one
 /// object, or has a number that is out of range; the message ends with `advice` (last-wins parsers and first-wins parsers would read two different files).
+/// `twice`: the last of a key's values counts, as in Python, and keys that come again are added here.
 nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name, const std::string& what,
-                                  const std::string& advice = "the file is broken, fetch it again");
+                                  const std::string& advice = "the file is broken, fetch it again", std::vector<std::string>* twice = nullptr);
+
+/// What a warning says of keys that come twice where the last counts.
+std::string said_of_twice(const std::vector<std::string>& names);
 
 /// Whether arrays and objects are nested deeper than that in a text that is JSON (whatever it is otherwise): comparing and writing values go as deep into the stack.
 bool nests_deeper(std::string_view json, int max_depth);

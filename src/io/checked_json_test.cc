@@ -33,6 +33,15 @@ TEST(CheckedJson, DepthIsBounded) {
   EXPECT_TRUE(nests_deeper(std::string(1000000, '{'), 64));
 }
 
+TEST(CheckedJson, TheLastOfSeveralCountsIfAsked) {
+  std::vector<std::string> twice;
+  const nlohmann::json json = parse_checked_json(R"({"a": {"b": 1}, "c": 3, "a": {"d": [1], "d": 2}, "c": null})", 8, "file", "it", "", &twice);
+  EXPECT_EQ(json, nlohmann::json::parse(R"({"a": {"d": 2}, "c": null})"));
+  EXPECT_THAT(twice, testing::ElementsAre("a", "d", "c"));
+  EXPECT_EQ(said_of_twice({"a", "b\n"}), "it names 'a', 'b\\x0a' twice; the last counts, as in transformers");
+  EXPECT_THAT(said_of_twice({"1", "2", "3", "4", "5", "6", "7"}), testing::HasSubstr("'5' and 2 more twice;"));
+}
+
 TEST(CheckedJson, NulEndsNoText) {
   using namespace std::string_literals;
   const auto why_not = [](const std::string& text) -> std::string {

@@ -106,8 +106,10 @@ class Finder {
     found_.names.push_back(tensor);
   }
 
-  /// Of config.json's schemes the one with which scales of this shape make sense.
+  /// Of config.json's schemes the one with which scales of this shape make sense; of several the one that has zero points or not, as the files do.
   QuantizationScheme scheme_of(const std::string& tensor, const TensorLocation& scales, int bits, bool is_float) const {
+    const bool has_zeros = optional(stem_ + ".weight_zero_point") != nullptr;
+    const QuantizationScheme* fitting = nullptr;
     std::set<std::string> shapes;  // of a small matrix two schemes may ask for the same
     for (const QuantizationScheme& scheme : quantization_.schemes) {
       if (scheme.bits != bits || scheme.is_float != is_float) continue;
@@ -116,9 +118,10 @@ class Finder {
       Sizes shape = scales.shape;
       if (in_columns == 1 && shape.size() == 1) shape.push_back(1);
       if (shape.empty()) shape = {1, 1};
-      if (shape == Sizes{in_rows, in_columns}) return scheme;
+      if (shape == Sizes{in_rows, in_columns} && (!fitting || (scheme.has_zeros == has_zeros && fitting->has_zeros != has_zeros))) fitting = &scheme;
       shapes.insert(fmt::format("[{}, {}]", in_rows, in_columns));
     }
+    if (fitting) return *fitting;
     if (shapes.empty())
       refuse(name_, fmt::format("is quantized to {} of {} bits, of which config.json's quantization_config ({}) says nothing; they do not belong together",
                                 is_float ? "floats" : "whole numbers", bits, quantization_.name));
@@ -187,7 +190,7 @@ class Finder {
     format.scale_type = scale_type(name, at);
     format.scale_rows = scheme_.scale_rows;
     format.scale_columns = scheme_.scale_columns;
-    format.num_groups = scheme_.scale_columns == 0 ? 1 : ceil_div(cols_, scheme_.scale_columns);
+    format.num_groups = groups_of(scheme_);
     put(kScales, name, at, scheme_.scale_rows == 0 ? 1 : ceil_div(rows_, scheme_.scale_rows), scheme_.scale_rows);
   }
 
@@ -223,16 +226,39 @@ class Finder {
     tensors_.format.has_order = true;
   }
 
+  /// Of config.json's schemes the one that codes and scales of such shapes are of, where layers have bits or groups of their own. Names are not asked: what the
+  /// file holds decides.
+  QuantizationScheme scheme_of_columns(const std::string& tensor, const TensorLocation& codes) const {
+    const bool is_awq = quantization_.method == Method::kAwq;
+    const int64_t words = codes.shape[is_awq ? 1 : 0], elements = is_awq ? rows_ : cols_;
+    const int64_t bits = 32 * words % elements == 0 ? 32 * words / elements : 0;
+    const TensorLocation& scales = needed(stem_ + ".scales");
+    const int64_t groups = scales.shape.empty() ? 0 : scales.shape[0];
+    std::vector<QuantizationScheme> of_bits, fitting;
+    for (const QuantizationScheme& scheme : quantization_.schemes) {
+      if (scheme.bits != bits) continue;
+      of_bits.push_back(scheme);
+      if (groups_of(scheme) == groups) fitting.push_back(scheme);
+    }
+    if (of_bits.empty()) return quantization_.schemes.front();  // whose shapes are told
+    if (bits != 4 && (is_awq || bits != 8))
+      refuse(tensor, fmt::format("holds codes of {} bits, as config.json says of this layer; of the quant_method '{}' flexgen reads {}", bits,
+                                 quantization_.name, is_awq ? "4" : "4 and 8"));
+    if (fitting.empty()) return of_bits.front();
+    if (fitting.size() > 1 && groups > 1 && !optional(stem_ + ".g_idx"))
+      refuse(tensor, fmt::format("has {} groups, which config.json allows to be of {} or {} columns; flexgen does not read such ones", groups,
+                                 fitting[0].scale_columns, fitting[1].scale_columns));
+    return fitting.front();
+  }
+  int64_t groups_of(const QuantizationScheme& scheme) const { return scheme.scale_columns == 0 ? 1 : ceil_div(cols_, scheme.scale_columns); }
+
   /// GPTQ's and AWQ's, which are [in, out].
   FoundCodes by_columns(const std::string& tensor, const TensorLocation& codes) {
     check_type(tensor, codes, "I32");
     const bool is_awq = quantization_.method == Method::kAwq;
     if (!is_awq && quantization_.method != Method::kGptq)
       refuse(tensor, fmt::format("does not belong to the quant_method '{}' of config.json", quantization_.name));
-    if (wanted_.part_of > 0)
-      refuse(tensor, fmt::format("holds several matrices of a layer in one, which flexgen does not read of the quant_method '{}'; take a checkpoint of another",
-                                 quantization_.name));
-    scheme_ = quantization_.schemes.front();
+    scheme_ = scheme_of_columns(tensor, codes);
     const DType dtype = is_awq ? DType::kAwq4 : scheme_.bits == 8 ? DType::kGptq8 : DType::kGptq4;
     const int64_t per_word = codes_per_word(dtype);
     if (rows_ % per_word != 0 || cols_ % per_word != 0)
@@ -241,7 +267,7 @@ class Finder {
     found_.names.push_back(tensor);
     CodeFormat& format = tensors_.format;
     format.scale_columns = scheme_.scale_columns;
-    format.num_groups = scheme_.scale_columns == 0 ? 1 : ceil_div(cols_, scheme_.scale_columns);
+    format.num_groups = groups_of(scheme_);
     format.stored_rows = rows_;
     format.has_zeros = true;
     format.zeros_less_one = quantization_.zeros_less_one;
@@ -256,6 +282,14 @@ class Finder {
     put(kZeros, zeros, zeros_at, format.num_groups, 0);
     if (!is_awq) add_order(stem_ + ".g_idx");
     tensors_.grain_rows = rows_;
+    if (wanted_.part_of > 0 && wanted_.slices == 0) {
+      if (wanted_.part_first % per_word != 0 || wanted_.rows % per_word != 0)
+        refuse(tensor, fmt::format("holds several matrices, of which one begins at row {} and has {}; flexgen reads such that lie at multiples of {}",
+                                   wanted_.part_first, wanted_.rows, per_word));
+      tensors_.part_first = wanted_.part_first;
+      tensors_.part_rows = wanted_.rows;
+      tensors_.grain_rows = wanted_.rows;
+    }
     return finish(dtype, codes);
   }
 
@@ -263,7 +297,7 @@ class Finder {
     found_.dtype = dtype;
     found_.file = codes.file;
     found_.offset = codes.offset;
-    if (const int64_t first = wanted_.slice * slice_rows_ + wanted_.part_first; first > 0) {
+    if (const int64_t first = wanted_.slice * slice_rows_ + wanted_.part_first; first > 0 && tensors_.part_rows == 0) {
       if (first % tensors_.grain_rows != 0)
         refuse(name_,
                fmt::format("holds several matrices, of which one begins at row {}, within {} rows that are quantized together; flexgen does not read such ones",
@@ -306,7 +340,23 @@ std::pair<int64_t, int64_t> TensorBeside::range(int64_t first, int64_t count) co
 }
 
 int64_t CodeTensors::bytes() const {
-  return std::accumulate(beside.begin(), beside.end(), int64_t{0}, [](int64_t sum, const TensorBeside& tensor) { return sum + tensor.bytes(); });
+  int64_t sum = 0;
+  for (size_t part = 0; part < beside.size(); ++part) {
+    const int64_t whole = beside[part].bytes();
+    sum += part_rows == 0 ? whole : part == kOrder ? (part_first == 0 ? whole : 0) : whole * part_rows / format.stored_rows;
+  }
+  return sum;
+}
+
+WeightPiece CodeTensors::part_of(DType dtype, const WeightPiece& whole) const {
+  FLEXGEN_CHECK(part_rows > 0 && part_first % codes_per_word(dtype) == 0, "row {} of {}", part_first, dtype_name(dtype));
+  const int64_t words = part_first / codes_per_word(dtype);
+  WeightPiece part = whole;
+  part.rows = part_rows;
+  part.data += 4 * (dtype == DType::kAwq4 ? words : part_first);
+  part.beside[kScales] += part_first * scale_bytes(format.scale_type);
+  part.beside[kZeros] += 4 * words;
+  return part;
 }
 
 std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted,

@@ -34,8 +34,13 @@ struct CodeTensors {
   CodeFormat format;
   std::array<TensorBeside, kNumCodeParts> beside;  ///< no rows: there is none
   int64_t grain_rows = 1;                          ///< a matrix is cut at multiples of this alone
+  /// Not 0: the matrix is so many rows from part_first on of one that lies by columns (CodeFormat::stored_rows), whose tensors are read whole.
+  int64_t part_rows = 0, part_first = 0;
 
+  /// Of a part its share; what belongs to all parts is the first one's.
   int64_t bytes() const;
+  /// Of the whole matrix's piece what a part has.
+  WeightPiece part_of(DType dtype, const WeightPiece& whole) const;
 };
 
 /// A quantized matrix as the checkpoint has it.

@@ -12,6 +12,7 @@
 
 #include "io/test_folder.h"
 #include "model/model.h"
+#include "model/test_code_checkpoints.h"
 
 namespace flexgen::code_tensors_test {
 namespace {
@@ -19,8 +20,6 @@ namespace {
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
-
-std::string fixture(const std::string& name) { return std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name; }
 
 /// The header of a safetensors file, and its data.
 std::pair<json, std::string> parts_of(const std::string& path) {
@@ -32,8 +31,9 @@ std::pair<json, std::string> parts_of(const std::string& path) {
 
 /// A copy of a fixture with another header and config.json.
 void put_changed(const TestFolder& folder, const std::string& name, const std::function<void(json&, json&)>& change) {
-  auto [header, data] = parts_of(fixture(name) + "/model.safetensors");
-  json config = json::parse(read_whole(fixture(name) + "/config.json"));
+  const std::string from = quantized_checkpoint(name);
+  auto [header, data] = parts_of(from + "/model.safetensors");
+  json config = json::parse(read_whole(from + "/config.json"));
   change(header, config);
   const std::string text = header.dump();
   const uint64_t length = text.size();
@@ -115,6 +115,31 @@ TEST(CodeTensors, BrokenOnesGetOneClearError) {
       {"scales of GPTQ's of another shape", "gptq", reshaped("scales", {64, 2}), {"scales'", "need [2, 64]"}},
       {"bits of GPTQ's", "gptq", configured(R"({"quantization_config": {"bits": 8}})"), {"qweight", "need [16, 64]"}},
       {"zero points of AWQ's of another type", "awq", typed("qzeros", "F32"), {"qzeros", "where I32 is wanted"}},
+      {"bits that no rule gives",
+       "mixed-gptq",
+       configured(R"({"quantization_config": {"dynamic": null}})"),
+       {"layers.0.self_attn.q_proj.qweight'", "[16, 64]", "need [8, 64]"}},
+      {"groups that no rule gives",
+       "mixed-autoround",
+       configured(
+           R"({"quantization_config": {"extra_config": {"model.layers.0.self_attn.k_proj": null, "model.layers.1.mlp.gate_proj": {"group_size": 32}}}})"),
+       {"layers.0.self_attn.k_proj.scales'", "[4, 32]", "need [2, 32]"}},
+      {"groups of two sizes",
+       "mixed-autoround",
+       configured(R"({"quantization_config": {"extra_config": {"lm_head": {"bits": 4, "group_size": 33}}}})"),
+       {"self_attn.v_proj.qweight'", "of 32 or 33 columns"}},
+      {"bits that are not read",
+       "gptq",
+       both(configured(R"({"quantization_config": {"dynamic": {".*1.self_attn.q_proj": {"bits": 2}}}})"), reshaped("qweight", {4, 128})),
+       {"q_proj.qweight'", "2 bits", "reads 4 and 8"}},
+      {"bits that AWQ does not have",
+       "awq",
+       both(configured(R"({"quantization_config": {"dynamic": {".*1.self_attn.q_proj": {"bits": 8}}}})"), reshaped("qweight", {32, 16})),
+       {"q_proj.qweight'", "8 bits", "reads 4"}},
+      {"a fused matrix that cannot be cut",
+       "fused-awq",
+       configured(R"({"num_attention_heads": 62, "num_key_value_heads": 1, "head_dim": 2})"),
+       {"qkv_proj.qweight'", "has 124", "multiples of 8"}},
   };
   for (const Broken& broken : all) {
     SCOPED_TRACE(broken.what);
@@ -139,12 +164,12 @@ TEST(CodeTensors, WhatIsReadIn16BitsAloneIsRefused) {
 /// All of a file but what is of no use here belongs to one weight or another.
 TEST(CodeTensors, EveryTensorIsRead) {
   for (const char* name : {"fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8",
-                           "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss"}) {
+                           "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss", "mixed-gptq", "fused-autoround", "fused-awq"}) {
     SCOPED_TRACE(name);
-    const std::unique_ptr<Model> model = Model::load(fixture(name));
+    const std::unique_ptr<Model> model = Model::load(quantized_checkpoint(name));
     int64_t read = 0, stored = 0;
     for (const WeightSpec& weight : model->weights()) read += weight.stored_bytes();
-    const json header = parts_of(fixture(name) + "/model.safetensors").first;
+    const json header = parts_of(quantized_checkpoint(name) + "/model.safetensors").first;
     for (const auto& [tensor, entry] : header.items())
       if (tensor != "__metadata__" && !tensor.ends_with("weight_shape") && !tensor.ends_with("input_scale"))
         stored += entry.at("data_offsets").at(1).get<int64_t>() - entry.at("data_offsets").at(0).get<int64_t>();
@@ -153,7 +178,7 @@ TEST(CodeTensors, EveryTensorIsRead) {
 }
 
 TEST(CodeTensors, RowsHaveTheirPartOfEachTensor) {
-  const std::unique_ptr<Model> model = Model::load(fixture("packed4-zeros"));
+  const std::unique_ptr<Model> model = Model::load(quantized_checkpoint("packed4-zeros"));
   const auto weight =
       std::find_if(model->weights().begin(), model->weights().end(), [](const WeightSpec& each) { return each.name == std::string(kMatrix) + "weight"; });
   ASSERT_NE(weight, model->weights().end());

@@ -202,10 +202,64 @@ TEST(Config, RulesOfGptqThatChangeNothing) {
         << rules;
   EXPECT_THAT(quantization(R"({"quant_method": "gptq", "bits": 4, "group_size": -1, "dynamic": {"+:.*": {"group_size": -1}}})").schemes,
               ElementsAre(QuantizationScheme{4, false, true, 1, 0}));
-  for (const char* rule : {R"({"group_size": 64})", R"({"bits": "4"})", R"({"adapter": {"rank": 8}})", "3", "null"})
-    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { quantization(std::string(R"({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*": )") + rule + "}}"); }),
-                HasSubstr("of their own"))
+}
+
+/// Which layer has which is told by its tensors (code_tensors_test.cc).
+TEST(Config, RulesOfLayersAreSchemesBesideTheUsualOne) {
+  using Scheme = QuantizationScheme;
+  const auto rules = [](const char* rules) {
+    return quantization(std::string(R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": )") + rules + "}").schemes;
+  };
+  EXPECT_THAT(rules(
+                  R"({"+:a": {"bits": 8}, "b": {"group_size": 64, "sym": false, "adapter": null}, "-:c": {"odd": 1}, "d": {"bits": 8, "group_size": -1},
+              "e": {"bits": 16}, "f": {"bits": 3}})"),
+              ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{8, false, true, 1, 128}, Scheme{4, false, true, 1, 64}, Scheme{8, false, true, 1, 0},
+                          Scheme{3, false, true, 1, 128}));
+  EXPECT_THAT(quantization(R"({"quant_method": "awq", "bits": 4, "group_size": 128, "dynamic": {"a": {"group_size": 64}}})").schemes,
+              ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{4, false, true, 1, 64}));
+  EXPECT_THAT(
+      quantization(
+          R"({"quant_method": "auto-round", "bits": 4, "group_size": 128, "extra_config": {"a": {"bits": 8, "group_size": 32, "data_type": "int", "act_bits": 16,
+                               "super_bits": null, "sym": true}, "b": {"bits": 16, "data_type": "float"}}})")
+          .schemes,
+      ElementsAre(Scheme{4, false, true, 1, 128}, Scheme{8, false, true, 1, 32}));
+  for (const auto& [rule, says] : {std::pair(R"({"bits": "4"})", "gives '+:.*' 'bits': \"4\""),
+                                   {R"({"bits": -1})", "'bits': -1"},
+                                   {R"({"group_size": 0})", "'group_size': 0"},
+                                   {R"({"group_size": 18446744073709551615})", "'group_size': 184467"},
+                                   {R"({"adapter": {"rank": 8}})", "'adapter': {\"rank\":8}"},
+                                   {R"({"data_type": "mx_fp"})", "'data_type': \"mx_fp\""},
+                                   {"3", "has '+:.*', which must be an object"},
+                                   {"null", "must be an object"}})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { rules((std::string(R"({"+:.*": )") + rule + "}").c_str()); }), AllOf(HasSubstr("'dynamic'"), HasSubstr(says)))
         << rule;
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { rules("[]"); }), HasSubstr("'dynamic' must be an object"));
+}
+
+/// Model Optimizer's of several algorithms: types and shapes tell a layer's.
+TEST(Config, LayersOfModelOptimizerWithAlgorithmsOfTheirOwn) {
+  const auto mixed = [](const std::string& layers) {
+    return quantization(
+        R"({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head", "*.gate"])" + layers +
+        "}");
+  };
+  EXPECT_THAT(
+      mixed(R"(, "quantized_layers": {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4", "group_size": 16}, "c": {"quant_algo": "FP8"}})").schemes,
+      ElementsAre(QuantizationScheme{8, true, false, 0, 0}, QuantizationScheme{4, true, false, 1, 16}));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { mixed(R"(, "quantized_layers": {"a": {"quant_algo": "W4A8_AWQ"}})"); }),
+              AllOf(HasSubstr("quantized_layers: a: "), HasSubstr("W4A8_AWQ")));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { mixed(R"(, "quantized_layers": {"a": {"quant_algo": "FP8", "odd": 1}})"); }), HasSubstr("odd"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { mixed(""); }), HasSubstr("quantized_layers"));
+}
+
+/// As Python reads it.
+TEST(Config, OfAFieldThatComesTwiceTheLastCounts) {
+  std::string text = config_of("llama").dump();
+  text.insert(1, R"("vocab_size": [], "quantization_config": {"a": 1, "a": 2}, "quantization_config": null, )");
+  const ModelConfig twice = parse_config(text, R"({"eos_token_id": 5, "eos_token_id": 7})", "dir/config.json");
+  EXPECT_EQ(twice.vocab_size, parse(config_of("llama")).vocab_size);
+  EXPECT_FALSE(twice.quantization.there());
+  EXPECT_THAT(twice.eos, ElementsAre(7));
 }
 
 /// As older files of compressed-tensors have it: an object within the object.
@@ -672,12 +726,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 3}})", "bits", "4 and 8"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}})", "group_size", "is 0"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}})", "checkpoint_format", "marlin"},
-        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down": {"bits": 8}}}})", "dynamic", "of their own"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "awq", "bits": 8}})", "bits", "of AWQ's"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "awq", "version": "GEMV"}})", "version", "gemv"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "auto-round", "packing_format": "auto_round:mlx"}})", "packing_format", "mlx"},
-        Refusal{"llama", R"({"quantization_config": {"quant_method": "auto-round", "extra_config": {"lm_head": {"bits": 8}}}})", "extra_config",
-                "of their own"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}})", "config_groups", "missing"},
         Refusal{"llama",
                 R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"W4A16": ["Linear"]}}})",

@@ -63,11 +63,11 @@ void DecodedRows::read_rows() {
 
 /// Rows of the matrix are columns of its tensors: each block is one way through them, from start to end.
 void DecodedRows::read_columns() {
-  const int64_t all = weight_.rows, per_word = codes_per_word(weight_.dtype);
+  const int64_t all = weight_.stored_rows(), first_row = weight_.codes->part_first + first_, per_word = codes_per_word(weight_.dtype);
   format_.stored_rows = count_;
   std::vector<std::byte> whole;
   const auto take = [&](int file, int64_t offset, int64_t stored_rows, int64_t row_bytes, std::vector<std::byte>* to) {
-    const int64_t from = row_bytes * first_ / all, bytes = row_bytes * count_ / all, at_a_time = std::clamp<int64_t>((1 << 20) / row_bytes, 1, stored_rows);
+    const int64_t from = row_bytes * first_row / all, bytes = row_bytes * count_ / all, at_a_time = std::clamp<int64_t>((1 << 20) / row_bytes, 1, stored_rows);
     to->resize(static_cast<size_t>(stored_rows * bytes));
     whole.resize(static_cast<size_t>(at_a_time * row_bytes));
     for (int64_t row = 0; row < stored_rows; row += at_a_time) {
@@ -77,7 +77,7 @@ void DecodedRows::read_columns() {
     }
   };
   const int64_t stored_rows = weight_.dtype == DType::kAwq4 ? weight_.cols : weight_.cols / per_word;
-  take(weight_.file, weight_.offset, stored_rows, weight_.bytes() / stored_rows, &codes_);
+  take(weight_.file, weight_.offset, stored_rows, all * weight_.row_bytes() / stored_rows, &codes_);
   for (CodePart part : {kScales, kZeros}) {
     const TensorBeside& tensor = weight_.codes->beside[part];
     take(tensor.file, tensor.offset, tensor.rows, tensor.row_bytes, &beside_[part]);

@@ -20,6 +20,7 @@
 #include "model/model.h"
 #include "model/prepared_weights.h"
 #include "model/test_as_gguf.h"
+#include "model/test_code_checkpoints.h"
 #include "model/test_safetensors.h"
 #include "tensor/group_quant.h"
 
@@ -39,7 +40,7 @@ class WholeModel {
       use_prepared_weights(*model_, kernels, files, {.dtype = std::nullopt, .directory = turned_.path().string()});
     }
     for (const WeightSpec& weight : model_->weights()) {
-      data_.emplace_back(static_cast<size_t>(weight.bytes()));
+      data_.emplace_back(static_cast<size_t>(weight.stored_rows() * weight.row_bytes()));
       File::open(model_->files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, data_.back());
       auto& beside = beside_.emplace_back();
       for (size_t part = 0; weight.codes && part < beside.size(); ++part) {
@@ -174,7 +175,7 @@ class WholeModel {
       const TensorBeside& tensor = weight.codes->beside[part];
       if (tensor.rows > 0) piece.beside[part] = beside_[index][part].data() + tensor.range(use.row_first + first, count).first - tensor.offset;
     }
-    return piece;
+    return weight.is_part() ? weight.codes->part_of(weight.dtype, piece) : piece;
   }
 
   std::byte* const* pages(int sequence, int64_t layer, int64_t tokens, int64_t page_bytes) {
@@ -484,6 +485,62 @@ INSTANTIATE_TEST_SUITE_P(GpuQuantized, GoldenTest, testing::Combine(kShipped, te
 INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest,
                          testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
+
+/// The same numbers in other words, in larger matrices or plain: the same logits.
+struct Relaid {
+  const char *name, *of;
+  friend std::ostream& operator<<(std::ostream& out, const Relaid& one) { return out << one.name; }
+};
+class RelaidTest : public testing::TestWithParam<Relaid> {};
+TEST_P(RelaidTest, SameBits) {
+  const Golden golden = load_golden(std::string("quantized-") + GetParam().of);
+  const std::string directory = quantized_checkpoint(GetParam().name);
+  const auto all = [](size_t) { return 1000; };
+  const bool has_plain = std::string_view(GetParam().name).starts_with("mixed");  // in F32, which is multiplied in another way where others are in bf16
+  std::vector<Backend> backends{{"reference", DType::kF32}, {"cpu", DType::kF32}};
+  if (!has_plain) backends.insert(backends.end(), {{"cpu", DType::kBF16}, {"cuda_emulated", DType::kBF16}, {"cuda_emulated", DType::kF16}});
+  for (const Backend& backend : backends) {
+    if (backend.name == "cpu" && backend.dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    const auto kernels = make_kernels(backend);
+    WholeModel of(quantized_fixture(GetParam().of), *kernels, backend.dtype), relaid(directory, *kernels, backend.dtype, 7);
+    EXPECT_EQ(relaid.run(golden.prompts, all), of.run(golden.prompts, all)) << backend;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Quantized, RelaidTest,
+                         testing::Values(Relaid{"mixed-gptq", "autoround"}, Relaid{"mixed-autoround", "autoround"}, Relaid{"fused-gptq8-v2", "gptq8-v2"},
+                                         Relaid{"fused-autoround", "autoround"}, Relaid{"fused-awq", "awq"}, Relaid{"fused-fp8-channel", "fp8-channel"},
+                                         Relaid{"fused-packed4", "packed4"}, Relaid{"fused-packed8", "packed8"}));
+
+/// An output matrix of a tied model that is quantized is its own, and one that lies by columns is no chunks.
+TEST(QuantizedOutput, IsUsedWhereAModelSaysThatItIsTied) {
+  constexpr int64_t kVocab = 1024;  // two chunks of a plain one
+  RawTensors tensors = read_raw_tensors(quantized_fixture("autoround") + "/model.safetensors");
+  tensors["model.embed_tokens.weight"].shape[0] = kVocab;
+  tensors["model.embed_tokens.weight"].bytes.resize(static_cast<size_t>(kVocab * 64 * 2), '\x12');
+  tensors.erase("lm_head.weight");
+  put_random_gptq(tensors, "lm_head", kVocab, 64, 32);
+  nlohmann::json config = nlohmann::json::parse(read_whole(quantized_fixture("autoround") + "/config.json"));
+  config["vocab_size"] = kVocab;
+  const std::string untied = put_checkpoint("own-output", tensors, config);
+  config["tie_word_embeddings"] = true;
+  const std::string tied = put_checkpoint("own-output-of-tied", tensors, config);
+  tensors["lm_head.weight"] = plain_of_gptq(tensors, "lm_head");
+  drop_parts(tensors, "lm_head");
+  config["tie_word_embeddings"] = false;
+  const std::string plain = put_checkpoint("own-output-plain", tensors, config);
+  EXPECT_EQ(Model::load(plain)->layers().size(), 1u + 2u + 2u);
+  EXPECT_EQ(Model::load(tied)->layers().size(), 1u + 2u + 1u);
+  EXPECT_FALSE(Model::load(tied)->config().tied_embeddings);
+  for (const Backend& backend : {Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}}) {
+    const auto kernels = make_kernels(backend);
+    const auto logits = [&](const std::string& directory) {
+      return WholeModel(directory, *kernels, backend.dtype, 7).run({{5, 3, 8}, {1}}, [](size_t) { return 9; });
+    };
+    const std::vector<float> expected = logits(plain);
+    EXPECT_EQ(logits(tied), expected) << backend;
+    EXPECT_EQ(logits(untied), expected) << backend;
+  }
+}
 
 TEST(TrainedModel, ContinuesAsTransformersDoes) {
   const std::string directory = std::string(FLEXGEN_SOURCE_DIR) + "/../shared/models/tinystories-656k";

@@ -176,14 +176,17 @@ class Builder {
     return spec;
   }
 
-  /// Whether a model that says it is tied has an output matrix of its own, with other values than the table's: transformers 5 does not tie it then.
+  /// Whether a model that says it is tied has an output matrix of its own, with other values than the table's: transformers 5 does not tie it then. One that is
+  /// quantized has, where the table is not.
   bool has_own_output() const {
     if (!tied_ || checkpoint_.stamps().empty()) return false;
     const TensorLocation* table = checkpoint_.find(prefix_.whole() + table_);
     const auto is_plain = [](const TensorLocation* tensor) { return tensor && tensor->stored_as.empty() && !is_quantized(tensor->dtype); };
-    for (const std::string& name : {prefix_.wrapper + output_, prefix_.whole() + output_, output_})
+    for (const std::string& name : {prefix_.wrapper + output_, prefix_.whole() + output_, output_}) {
       if (const TensorLocation* output = checkpoint_.find(name))
         return is_plain(table) && is_plain(output) && table != output && !same_values(checkpoint_, *table, *output);
+      if (has_weight(checkpoint_, name)) return is_plain(table);
+    }
     return false;
   }
   void untie() { tied_ = false; }
@@ -350,14 +353,6 @@ int64_t experts_in_unit(const Architecture& architecture, const ModelConfig& con
   return std::clamp<int64_t>(most / expert, 1, config.mixture.num_experts);
 }
 
-/// Chunks of a quantized output matrix begin where its rows can be read alone.
-void check_cut(const WeightSpec& weight, int64_t first, int64_t count, const std::string& directory) {
-  if (weight.codes && (first % weight.codes->grain_rows != 0 || (is_transposed(weight.dtype) && count != weight.rows)))
-    fail_user(
-        "{}: the output matrix '{}' is {}, of which {} rows are read together; flexgen does not read such ones, take a checkpoint whose output matrix is not quantized",
-        directory, weight.name, dtype_name(weight.dtype), weight.codes->grain_rows);
-}
-
 /// What no family's attention computes with yet is refused by name.
 StateSpec checked_state(const StateSpec& state, const ModelConfig& config, int64_t block, const std::string& directory) {
   const HeadSizes heads = config.heads_of(block);
@@ -368,10 +363,12 @@ StateSpec checked_state(const StateSpec& state, const ModelConfig& config, int64
 }
 
 /// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
-/// chunks of about the same size.
-int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
-  const int64_t most = std::clamp<int64_t>(round_down(streamed_elements(block) / config.embed_size, kHeadRowGrain), kHeadRowGrain, kMaxHeadRows);
-  return round_up(ceil_div(config.vocab_size, ceil_div(config.vocab_size, most)), kHeadRowGrain);
+/// chunks of about the same size. A quantized matrix is cut where its rows can be read alone: not at all where it lies by columns.
+int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block, const WeightSpec& output) {
+  if (is_transposed(output.dtype)) return config.vocab_size;
+  const int64_t grain = std::lcm(kHeadRowGrain, output.codes ? output.codes->grain_rows : 1);
+  const int64_t most = std::clamp<int64_t>(round_down(streamed_elements(block) / config.embed_size, grain), grain, std::max(grain, kMaxHeadRows));
+  return round_up(ceil_div(config.vocab_size, ceil_div(config.vocab_size, most)), grain);
 }
 
 }  // namespace
@@ -424,14 +421,14 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   }
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(architecture, config));
-  const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
+  const int output = builder.layer(LayerKind::kHead, 0, head_weights).uses.back().weight;
+  const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0), builder.weights[static_cast<size_t>(output)]);
   for (int64_t first = 0, chunk = 0; first < config.vocab_size; first += chunk_rows, ++chunk) {
     LayerSpec head = builder.layer(LayerKind::kHead, chunk, head_weights);
     head.vocab_first = first;
     head.vocab_count = std::min(chunk_rows, config.vocab_size - first);
     head.uses.back().row_first = first;
     head.uses.back().rows = head.vocab_count;
-    check_cut(builder.weights[static_cast<size_t>(head.uses.back().weight)], first, head.vocab_count, directory);
     head.linear_flops_per_row -= 2.0 * static_cast<double>(config.vocab_size - head.vocab_count) * static_cast<double>(config.embed_size);
     model->layers_.push_back(std::move(head));
   }
@@ -515,6 +512,15 @@ void Model::sum_up_checking() {
       if (const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)]; sums_.contains(static_cast<size_t>(weight.file))) bytes += weight.bytes();
     if (bytes > 0) expert_checking_bytes_ += SectorSummer::checking_bytes(bytes);
   }
+}
+
+size_t Model::loaded_with(const LayerSpec& layer, size_t use) const {
+  const auto spec_of = [&](size_t of) -> const WeightSpec& { return weights_[static_cast<size_t>(layer.uses[of].weight)]; };
+  const WeightSpec& part = spec_of(use);
+  if (!part.is_part()) return use;
+  size_t first = 0;
+  while (!spec_of(first).is_part() || spec_of(first).file != part.file || spec_of(first).offset != part.offset) ++first;
+  return first;
 }
 
 void Model::keep_blocks(int64_t first, int64_t count) {

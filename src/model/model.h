@@ -40,6 +40,9 @@ struct WeightSpec {
 
   int64_t row_bytes() const { return flexgen::row_bytes(dtype, cols); }
   int64_t bytes() const { return rows * row_bytes(); }
+  /// Of what is read of it in one piece at `offset`: more than `rows` where it is a part of a matrix that is read whole (CodeTensors::part_rows).
+  int64_t stored_rows() const { return is_part() ? codes->format.stored_rows : rows; }
+  bool is_part() const { return codes && codes->part_rows > 0; }
   /// With all that lies beside the codes.
   int64_t stored_bytes() const { return bytes() + (codes ? codes->bytes() : 0); }
 };
@@ -129,6 +132,8 @@ class Model {
   const std::vector<WeightSpec>& weights() const { return weights_; }
   /// In the order of a step: one embed, the blocks, the head chunks; of a pipeline stage its own.
   const std::vector<LayerSpec>& layers() const { return layers_; }
+  /// Of a layer's uses the one with whose bytes uses[use] is loaded: itself, but for further parts of a matrix that is read whole (WeightSpec::is_part()).
+  size_t loaded_with(const LayerSpec& layer, size_t use) const;
   /// How many layers of the whole model come before layers(), and how many blocks.
   int64_t layers_before() const { return layers_before_; }
   int64_t blocks_before() const { return blocks_before_; }

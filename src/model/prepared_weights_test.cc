@@ -26,6 +26,7 @@
 #include "io/test_folder.h"
 #include "model/decoded_rows.h"
 #include "model/dummy_checkpoint.h"
+#include "model/test_code_checkpoints.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen::prepared_weights_test {
@@ -103,8 +104,9 @@ TEST_F(PreparedWeights, HoldEveryMatrixRowByRow) {
 
 /// Weights as they are shipped quantized, in blocks of all sizes: each row becomes what its elements would.
 TEST_F(PreparedWeights, ShippedFormatsAreQuantizedAgain) {
-  for (const char* name : {"fp8", "fp8-modelopt", "int8-channel", "packed4", "packed4-zeros", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq"}) {
-    const std::string fixture = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name;
+  for (const char* name : {"fp8", "fp8-modelopt", "int8-channel", "packed4", "packed4-zeros", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq",
+                           "mixed-gptq", "fused-gptq8-v2", "fused-awq"}) {
+    const std::string fixture = quantized_checkpoint(name);
     const std::unique_ptr<Model> plain = Model::load(fixture);
     std::vector<std::shared_ptr<File>> files;
     for (const std::string& path : plain->files()) files.push_back(real_.open(path, FileMode::kReadDirect));

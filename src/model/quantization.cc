@@ -75,6 +75,10 @@ bool all_members(const Json& object, const Good& good) {
   return true;
 }
 
+void add_scheme(Quantization& quantization, const QuantizationScheme& scheme) {
+  if (std::find(quantization.schemes.begin(), quantization.schemes.end(), scheme) == quantization.schemes.end()) quantization.schemes.push_back(scheme);
+}
+
 void tell_of_inputs(const ConfigFields& fields, bool is_static) {
   spdlog::info("{}: the inputs of matrices were meant to be rounded{} as well; flexgen rounds the weights alone, as transformers does when it dequantizes them",
                fields.source(), is_static ? " with scales that the files hold" : "");
@@ -97,6 +101,12 @@ void read_fp8_of_auto_round(ConfigFields& fields) {
     if (!of_scales) fields.refuse("group_size", "is there, and weight_block_size is not, which says how scales lie");
   }
   fields.only("rotation_configs", nullptr);
+  const auto is_plain = [](const std::string&, const Json& rule) {
+    const Json bits = rule.is_object() ? rule.value("bits", Json()) : Json();
+    return bits.is_number_integer() && bits >= 16;
+  };
+  if (const Json* rules = fields.find("extra_config"); rules && !all_members(*rules, is_plain))
+    fields.refuse("extra_config", "gives some layers bits or groups of their own, which flexgen does not read of FP8");
   fields.harmless({"packing_format", "act_bits"});
   name_auto_round_fields(fields);
 }
@@ -126,19 +136,38 @@ void read_fbgemm_fp8(ConfigFields& fields, Quantization& quantization) {
   tell_of_inputs(fields, false);
 }
 
-/// NVIDIA's Model Optimizer.
+/// NVIDIA's Model Optimizer. Where layers have algorithms of their own, the files' types and shapes tell which.
 void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
-  const std::string algorithm = fields.text_or("quant_algo", "");
-  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN" && algorithm != "NVFP4")
-    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8, FP8_PER_CHANNEL_PER_TOKEN and NVFP4", printable(algorithm)));
-  if (algorithm == "NVFP4") {
-    fields.only("group_size", 16);
-    quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 16});
+  bool is_static = false;
+  const auto read_algorithm = [&](ConfigFields& from) {
+    const std::string algorithm = from.text_or("quant_algo", "");
+    if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN" && algorithm != "NVFP4")
+      from.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8, FP8_PER_CHANNEL_PER_TOKEN and NVFP4", printable(algorithm)));
+    if (algorithm == "NVFP4") {
+      from.only("group_size", 16);
+      add_scheme(quantization, {.bits = 4, .is_float = true, .scale_columns = 16});
+    } else {
+      add_scheme(quantization, {.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+    }
+    is_static |= algorithm != "FP8_PER_CHANNEL_PER_TOKEN";
+  };
+  if (fields.text_or("quant_algo", "") == "MIXED_PRECISION") {
+    const Json* layers = fields.find("quantized_layers");
+    if (!layers || !layers->is_object() || layers->empty()) fields.refuse("quantized_layers", "is missing, or no object; fetch the file again");
+    ConfigFields all = fields.inner(*layers, "quantized_layers");
+    for (const auto& [name, layer] : layers->items()) {
+      if (!layer.is_object()) all.refuse(name, "must be an object");
+      all.find(name);
+      ConfigFields one = all.inner(layer, name);
+      read_algorithm(one);
+      one.harmless({"group_size", "kv_cache_quant_algo"});
+      one.finish();
+    }
   } else {
-    quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+    read_algorithm(fields);
   }
   fields.harmless({"kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "group_size"});  // the cache's type is the job's choice
-  tell_of_inputs(fields, algorithm != "FP8_PER_CHANNEL_PER_TOKEN");
+  tell_of_inputs(fields, is_static);
 }
 
 /// The weights of one of compressed-tensors' groups; none where it is of inputs alone.
@@ -209,7 +238,7 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
     if (!group.is_object()) all.refuse(name, "is the name of a preset; flexgen reads groups that are written out");
     all.find(name);
     ConfigFields one = all.inner(group, name);
-    if (const auto scheme = read_compressed_group(one, format)) quantization.schemes.push_back(*scheme);
+    if (const auto scheme = read_compressed_group(one, format)) add_scheme(quantization, *scheme);
     one.finish();
   }
   if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
@@ -245,20 +274,49 @@ QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   return scheme;
 }
 
-/// Whether a rule for some layers leaves bits and groups as they are for all.
-bool says_the_same(const Json& rule, const QuantizationScheme& scheme) {
-  const Json bits = rule.value("bits", Json(scheme.bits)), group = rule.value("group_size", Json(scheme.scale_columns));
-  return bits.is_number_integer() && group.is_number_integer() && bits == scheme.bits && std::max<int64_t>(group.get<int64_t>(), 0) == scheme.scale_columns;
+/// How a layer's codes were found, or made of its inputs: of no account for what the files hold, as zero points and an order of columns are tensors.
+bool is_of_maker(const std::string& setting) {
+  constexpr const char* kKnown[]{
+      "sym",           "desc_act",         "act_group_aware", "static_groups", "true_sequential",     "mse",         "damp_percent", "act_bits", "act_sym",
+      "act_data_type", "act_dynamic",      "act_group_size",  "gptaq",         "damp_auto_increment", "gptaq_alpha", "fallback",     "failsafe", "hessian",
+      "super_bits",    "super_group_size", "scale_dtype",     "fixed_by_user", "in_blocks",           "zero_point"};
+  return std::find(std::begin(kKnown), std::end(kKnown), setting) != std::end(kKnown);
 }
 
-/// GPTQModel's rules for layers by their names: those with "-:" stay as they are, which the files show; the others may repeat what holds for all, and say how they were made.
-bool changes_no_layer(const Json& dynamic, const QuantizationScheme& scheme) {
-  constexpr const char* kKnown[]{"bits",          "group_size",      "sym", "desc_act",     "act_group_aware",
-                                 "static_groups", "true_sequential", "mse", "damp_percent", "damp_auto_increment"};
-  const auto is_known = [&](const std::string& name, const Json&) { return std::find(std::begin(kKnown), std::end(kKnown), name) != std::end(kKnown); };
-  return all_members(dynamic, [&](const std::string& layer, const Json& rule) {
-    return layer.starts_with("-:") || (all_members(rule, is_known) && says_the_same(rule, scheme));
-  });
+/// GPTQModel's `dynamic` and AutoRound's `extra_config`: settings of some layers, by names or regular expressions, where they are not those of all. Which layer
+/// has which is not looked up: the shapes of its tensors tell (code_tensors.cc). Rules of layers that stay as they are say nothing of codes.
+void read_rules(ConfigFields& fields, const char* field, const QuantizationScheme& usual, Quantization& quantization) {
+  const Json* rules = fields.find(field);
+  if (!rules) return;
+  if (!rules->is_object()) fields.refuse(field, "must be an object");
+  bool rounds_inputs = false;
+  for (const auto& [name, rule] : rules->items()) {
+    if (name.starts_with("-:")) continue;
+    const std::string of = printable(name);
+    if (!rule.is_object()) fields.refuse(field, fmt::format("has '{}', which must be an object", of));
+    const auto number = [&](const char* setting, int64_t fallback, int64_t low) {
+      const Json value = rule.value(setting, Json());
+      if (value.is_null()) return fallback;
+      const bool is_huge = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMostColumns);
+      if (!value.is_number_integer() || is_huge || value < low || value == 0)
+        fields.refuse(field, fmt::format("gives '{}' '{}': {}, which flexgen does not read", of, setting, printable(value.dump())));
+      return value.get<int64_t>();
+    };
+    QuantizationScheme scheme = usual;
+    const int64_t bits = number("bits", usual.bits, 1);
+    if (bits >= 16) continue;  // plain
+    scheme.bits = static_cast<int>(bits);
+    scheme.scale_columns = std::max<int64_t>(number("group_size", usual.scale_columns == 0 ? -1 : usual.scale_columns, -1), 0);
+    for (const auto& [setting, value] : rule.items()) {
+      const bool is_usual = setting == "data_type" && value == "int";
+      if (setting == "bits" || setting == "group_size" || value.is_null() || is_usual || is_of_maker(setting)) continue;
+      fields.refuse(field, fmt::format("gives '{}' '{}': {}, which flexgen does not read", of, printable(setting), printable(value.dump())));
+    }
+    const Json inputs = rule.value("act_bits", Json());
+    rounds_inputs |= inputs.is_number() && inputs < 16;
+    add_scheme(quantization, scheme);
+  }
+  if (rounds_inputs) tell_of_inputs(fields, false);
 }
 
 void read_gptq(ConfigFields& fields, Quantization& quantization) {
@@ -269,9 +327,8 @@ void read_gptq(ConfigFields& fields, Quantization& quantization) {
   const std::string format = lower(fields.text_or(field, "gptq"));
   if (format != "gptq" && format != "gptq_v2") fields.refuse(field, fmt::format("is '{}'; of GPTQ's flexgen reads gptq and gptq_v2", printable(format)));
   quantization.zeros_less_one = format == "gptq";
-  if (const Json* dynamic = fields.find("dynamic"); dynamic && !changes_no_layer(*dynamic, scheme))
-    fields.refuse("dynamic", "gives some layers bits, groups or other settings of their own, which flexgen does not read");
   quantization.schemes.push_back(scheme);
+  read_rules(fields, "dynamic", scheme, quantization);
 }
 
 void read_awq(ConfigFields& fields, Quantization& quantization) {
@@ -281,6 +338,7 @@ void read_awq(ConfigFields& fields, Quantization& quantization) {
     if (const std::string version = lower(fields.text_or(field, "gemm")); version != "gemm")
       fields.refuse(field, fmt::format("is '{}'; of AWQ's flexgen reads gemm", printable(version)));
   quantization.schemes.push_back(scheme);
+  read_rules(fields, "dynamic", scheme, quantization);
 }
 
 /// Until 0.4 AutoRound called itself intel/auto-round, and said how it packs in the name of the kernels that it meant.
@@ -299,14 +357,6 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   const std::string packing = is_old ? packing_of_kernels(fields) : lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   fields.only("rotation_configs", nullptr);
-  if (const Json* extra = fields.find("extra_config")) {
-    const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {
-      if (!own.is_object()) return false;
-      const Json bits = own.value("bits", Json());
-      return (bits.is_number_integer() && bits.get<int64_t>() >= 16) || says_the_same(own, scheme);
-    });
-    if (!as_others) fields.refuse("extra_config", "gives some layers bits or groups of their own, which flexgen does not read");
-  }
   const bool is_awq = packing == "auto_round:auto_awq" || packing == "auto_round:awq";
   const bool is_first = packing == "auto_round:auto_gptq" || packing == "auto_round:gptq",
              is_second = packing == "auto_round" || packing == "auto_round:gptqmodel";
@@ -318,6 +368,7 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   quantization.method = is_awq ? Method::kAwq : Method::kGptq;
   quantization.zeros_less_one = is_first;
   quantization.schemes.push_back(scheme);
+  read_rules(fields, "extra_config", scheme, quantization);
 }
 
 /// The fields of compressed-tensors, which older files have in an object of its own within the field, with the sparsity's beside it.

@@ -126,8 +126,11 @@ std::vector<int32_t> read_tokens(ConfigFields& fields, const char* name) {
   return ids;
 }
 
-Json parse_object(const std::string& text, const std::string& source) {
-  Json json = parse_checked_json(with_python_numbers_quoted(text), kMaxJsonDepth, source, "it");
+/// Of a field that is there twice the last counts, as in transformers; a warning says so, if wanted.
+Json parse_object(const std::string& text, const std::string& source, bool warns = true) {
+  std::vector<std::string> twice;
+  Json json = parse_checked_json(with_python_numbers_quoted(text), kMaxJsonDepth, source, "it", "the file is broken, fetch it again", &twice);
+  if (warns && !twice.empty()) spdlog::warn("{}: {}", source, said_of_twice(twice));
   if (!json.is_object()) fail_user("{}: it must be a JSON object; fetch the file again", source);
   return json;
 }
@@ -150,7 +153,7 @@ std::string read_text(const std::filesystem::path& path) { return read_whole_fil
 std::string with_model_optimizer_file(const std::filesystem::path& root, const std::string& config_json) {
   const std::filesystem::path path = root / "hf_quant_config.json";
   if (!file_is_there(path.string())) return config_json;
-  Json config = parse_object(config_json, (root / "config.json").string());
+  Json config = parse_object(config_json, (root / "config.json").string(), false);
   const Json file = parse_object(read_text(path), path.string());
   if (config.contains("quantization_config") || !file.contains("quantization")) return config_json;
   Json quantization = file.at("quantization");

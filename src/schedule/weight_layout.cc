@@ -23,8 +23,11 @@ constexpr int64_t kLoadPiece = 8 << 20;
 /// Rows that are not cut apart: of a quantized matrix also those that have their scales in common, and all where rows do not lie together.
 int64_t grain_of(const WeightSpec& weight) {
   if (!weight.codes) return kWeightGrainRows;
-  return is_transposed(weight.dtype) ? weight.rows : std::min(weight.rows, std::lcm(kWeightGrainRows, weight.codes->grain_rows));
+  return is_transposed(weight.dtype) ? weight.stored_rows() : std::min(weight.rows, std::lcm(kWeightGrainRows, weight.codes->grain_rows));
 }
+
+/// Rows that are loaded for a use.
+int64_t rows_of(const WeightUse& use, const WeightSpec& weight) { return weight.is_part() ? weight.stored_rows() : use.rows; }
 
 /// Of the weights that are placed, the shares of experts and those of all others, which go to the faster tiers first: each step reads them whole, and of experts a small step reads the chosen ones.
 struct PlacedShares {
@@ -92,8 +95,11 @@ class LayerPlacer {
     WeightLayout::Layer layer;
     layer.host_at = sums_.host_bytes;
     if (keeps_uses) layer.uses.reserve(spec.uses.size());
-    for (const WeightUse& wanted : spec.uses) {
-      WeightLayout::Use use = place_use(wanted, kind_of(spec), &layer);
+    for (size_t i = 0; i < spec.uses.size(); ++i) {
+      const size_t with = model_.loaded_with(spec, i);
+      WeightLayout::Use use;
+      if (with == i) use = place_use(spec.uses[i], kind_of(spec), &layer);
+      else use.within = static_cast<int>(with);
       if (keeps_uses) layer.uses.push_back(std::move(use));
     }
     if (layer.staged_bytes > 0) layer.ring_index = sums_.num_streamed_layers++;
@@ -111,7 +117,8 @@ class LayerPlacer {
   /// Rows of a weight of which some may be on disk.
   StagedSplit split_of(const WeightUse& wanted, const WeightSpec& weight, size_t kind) {
     const bool in_order = kind == 1 && !ordered_.empty();
-    return staged_split(in_order ? ordered_[next_ordered_++] : placers_[kind]->next({wanted.rows, weight.row_bytes(), grain_of(weight)}), sums_.compute_tier);
+    return staged_split(in_order ? ordered_[next_ordered_++] : placers_[kind]->next({rows_of(wanted, weight), weight.row_bytes(), grain_of(weight)}),
+                        sums_.compute_tier);
   }
 
   WeightLayout::Use place_use(const WeightUse& wanted, size_t kind, WeightLayout::Layer* layer) {

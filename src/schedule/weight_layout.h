@@ -61,6 +61,7 @@ class WeightLayout : public WeightSums {
     int64_t staged_at = 0;                   ///< of the first host or streamed row in the staging buffer
     std::vector<Beside> beside;              ///< as CodeTensors has them; none of other weights
     bool lookup = false;                     ///< rows are looked up (RowLookup), never streamed
+    int within = -1;                         ///< the layer's use whose bytes its rows lie in (Model::loaded_with()); -1: it has its own
   };
   struct Layer {
     std::vector<Use> uses;

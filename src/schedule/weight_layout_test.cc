@@ -4,6 +4,7 @@
 
 #include <tuple>
 
+#include "model/test_code_checkpoints.h"
 #include "schedule/weight_layout.h"
 
 namespace flexgen::weight_layout_test {
@@ -65,6 +66,25 @@ TEST(WeightLayout, ExpertsTakeWhatOtherWeightsLeave) {
     if (model->layers()[i].kind != LayerKind::kExperts) continue;
     for (const WeightLayout::Use& use : layout.layers[i].uses)
       EXPECT_NEAR(static_cast<double>(use.streamed_rows) / static_cast<double>(use.streamed_rows + use.resident_rows), 0.5 / (1 - other_share), 0.1);
+  }
+}
+
+/// Several matrices in one that lies by columns are loaded as one: with nothing but what lies around a tensor saved, as there are fewer.
+TEST(WeightLayout, FusedMatricesAreLoadedOnce) {
+  for (const Fractions& shares : {Fractions{0, 0, 1}, Fractions{0, 1, 0}}) {
+    const auto bytes = [&](const char* name) {
+      Policy policy;
+      policy.weights = shares;
+      const auto model = Model::load(quantized_checkpoint(name));
+      const WeightLayout layout(*model, policy);
+      const auto [experts, others] = bytes_of(*model, shares);
+      return std::tuple(others.resident, others.streamed, layout.streamed_bytes_per_step, layout.resident_bytes);
+    };
+    const auto fused = bytes("fused-awq"), apart = bytes("awq");
+    EXPECT_EQ(std::get<0>(fused), std::get<0>(apart));
+    EXPECT_EQ(std::get<1>(fused), std::get<1>(apart));
+    EXPECT_LE(std::get<2>(fused), std::get<2>(apart));
+    EXPECT_LE(std::get<3>(fused), std::get<3>(apart));
   }
 }
 

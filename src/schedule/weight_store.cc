@@ -175,7 +175,7 @@ void WeightStore::acquire(VisitLease& lease) {
   }
   append(&lease.after, pending(resident_ready_[static_cast<size_t>(visit.layer)]));
   for (size_t i = 0; i < spec.uses.size(); ++i) {
-    const WeightLayout::Use& use = layout.uses[i];
+    const WeightLayout::Use& use = layout.uses[layout.uses[i].within < 0 ? i : static_cast<size_t>(layout.uses[i].within)];
     const WeightSpec& weight = model_.weights()[static_cast<size_t>(spec.uses[i].weight)];
     WeightView view{weight.dtype, spec.uses[i].rows, weight.cols, {}, weight.codes ? &weight.codes->format : nullptr};
     if (!use.lookup) {
@@ -186,6 +186,7 @@ void WeightStore::acquire(VisitLease& lease) {
         if (beside.resident_wanted > 0) view.pieces.front().beside[part] = resident_.data() + beside.resident_at;
         if (beside.host_wanted + beside.streamed_wanted > 0) view.pieces.back().beside[part] = staged + beside.staged_at;
       }
+      if (weight.is_part()) view.pieces.front() = weight.codes->part_of(weight.dtype, view.pieces.front());
     }
     lease.weights.push_back(std::move(view));
   }

@@ -45,15 +45,15 @@ std::string read_file(const fs::path& path) {
   return text;
 }
 
-Json parse_object(const std::string& text, const std::string& source) {
-  Json json = parse_checked_json(text, kMaxDepth, source, "the text");
+Json parse_object(const std::string& text, const std::string& source, std::vector<std::string>* twice = nullptr) {
+  Json json = parse_checked_json(text, kMaxDepth, source, "the text", "the file is broken, fetch it again", twice);
   if (!json.is_object()) fail_user("{}: no JSON object; the file is broken, fetch it again", source);
   return json;
 }
 
-/// One that Python reads: NaN and Infinity may stand where nothing is read (model_max_length).
-Json read_object(const fs::path& path) {
-  return file_is_there(path.string()) ? parse_object(with_large_numbers_for_python(read_file(path)), path.string()) : Json::object();
+/// One that Python reads: NaN and Infinity may stand where nothing is read (model_max_length). With `twice` names may come twice, as parse_checked_json() has it.
+Json read_object(const fs::path& path, std::vector<std::string>* twice = nullptr) {
+  return file_is_there(path.string()) ? parse_object(with_large_numbers_for_python(read_file(path)), path.string(), twice) : Json::object();
 }
 
 /// {"content": ..., flags}; a missing `normalized` is the opposite of special, as in PyPI tokenizers.
@@ -601,7 +601,8 @@ TokenizerFiles Reader::read() {
     config_["extra_special_tokens"] = std::move(config_["additional_special_tokens"]);
     config_.erase("additional_special_tokens");
   }
-  model_config_ = read_object(root_ / "config.json");
+  std::vector<std::string> twice;  // of which model/read_config.cc warns
+  model_config_ = read_object(root_ / "config.json", &twice);
   choose_class();
   refuse_other_settings();
   if (whole_) out_.json = parse_object(read_file(root_ / "tokenizer.json"), out_.source);

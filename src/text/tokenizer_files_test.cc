@@ -314,5 +314,14 @@ TEST(TokenizerFiles, WarnsWhereTheFilesContradictEachOther) {
   EXPECT_TRUE(read_tokenizer_files(same.path().string()).warnings.empty());
 }
 
+/// As Python reads it; the model's reader warns.
+TEST(TokenizerFiles, OfAFieldOfConfigJsonThatComesTwiceTheLastCounts) {
+  TestFolder folder;
+  write_tokenizer(folder, base_tokenizer("gpt2-like"), true);
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "GPT2TokenizerFast"})");
+  folder.put("config.json", R"({"model_type": 3, "model_type": "gpt2"})");
+  EXPECT_TRUE(read_tokenizer_files(folder.path().string()).warnings.empty());
+}
+
 }  // namespace
 }  // namespace flexgen::tokenizer_files_test
