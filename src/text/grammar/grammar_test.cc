@@ -603,6 +603,8 @@ TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
       {R"({"allOf": [{"unevaluatedProperties": true}, {"required": ["a"]}]})", "'unevaluatedProperties' in a part"},
       {R"({"type": "object", "properties": {"xa": {}}, "patternProperties": {"^x": {}}})", "speaks of 'xa'"},
       {R"({"type": "string", "minLength": 1, "nullable": 1})", "'nullable'"},
+      {R"({"anyOf": [{"type": "string"}], "nullable": true})", "'nullable' is supported beside 'type'"},
+      {R"({"enum": [1, 2], "minimum": 3})", "'enum' has no value that fits 'minimum'"},
       {R"({"type": "integer", "enum": [1, "a"]})", "'enum'"},
       {R"({"type": "string", "maxLength": 1000000000})", "'maxLength'"},
       {R"({"type": "str"})", "'type'"},
@@ -738,6 +740,7 @@ TEST(JsonSchema, NarrowsBoundsOfWholeNumbersThatAreTooLong) {
 TEST(JsonSchema, LeavesOutWhatSaysTheSameTwice) {
   EXPECT_EQ(honoured_schema(R"({"const":"cat","enum":["cat","dog"],"type":"string"})"), R"({"const":"cat"})");
   EXPECT_EQ(honoured_schema(R"({"enum":["","ab","é",3],"minLength":1,"maxLength":1})"), R"({"enum":["é",3]})");
+  EXPECT_EQ(honoured_schema(R"({"enum":[1,2,"a",3.5,4],"exclusiveMinimum":1,"maximum":3.5})"), R"({"enum":[2,"a",3.5]})");
   EXPECT_EQ(honoured_schema(R"({"type":"string","anyOf":[{"const":"a"},{"enum":["b"]},{"minLength":3}]})"),
             R"({"anyOf":[{"const":"a"},{"enum":["b"]},{"minLength":3,"type":"string"}]})");
   EXPECT_EQ(honoured_schema(R"({"type":"number","oneOf":[{"type":"integer","maximum":1},{"const":2.5}]})"),

@@ -193,6 +193,8 @@ class SchemaReader {
     if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", json_type(schema)));
     if (schema.contains("$id") && place != "#") refuse_keyword(place, "$id", "in a part of a schema is not supported");
     if (join_parts(schema, place, is_definition)) return;
+    if (schema.contains("nullable"))
+      refuse_keyword(place, "nullable", "is supported beside 'type', as true or false; elsewhere give anyOf with {\"type\": \"null\"}");
     // Those that are referred to are read then.
     for (const char* definitions : {"$defs", "definitions"}) schema.erase(definitions);
     if (schema.contains("$ref")) return visit_reference(schema, place);
@@ -235,6 +237,24 @@ class SchemaReader {
     schema.erase("maxLength");
   }
 
+  /// Leaves those of `values` that lie within bounds of numbers, and these out.
+  static void visit_bounds_of(OrderedJson& values, OrderedJson& schema, const char* name, const std::string& place) {
+    for (const char* bound : {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}) {
+      if (!schema.contains(bound)) continue;
+      const OrderedJson most = schema[bound];
+      if (!most.is_number()) refuse_keyword(place, bound, "must be a number");
+      const std::string_view text = bound;
+      OrderedJson fitting = OrderedJson::array();
+      for (const OrderedJson& value : values) {
+        const bool fits = text == "minimum" ? value >= most : text == "maximum" ? value <= most : text == "exclusiveMinimum" ? value > most : value < most;
+        if (!value.is_number() || fits) fitting.push_back(value);
+      }
+      if (fitting.empty()) refuse_keyword(place, name, fmt::format("has no value that fits '{}' beside it", bound));
+      values = std::move(fitting);
+      schema.erase(bound);
+    }
+  }
+
   static void visit_values(OrderedJson& schema, const std::string& place) {
     const bool is_const = schema.contains("const");
     const char* name = is_const ? "const" : "enum";
@@ -247,6 +267,7 @@ class SchemaReader {
     OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
     if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
     visit_lengths_of(values, schema, name, place);
+    visit_bounds_of(values, schema, name, place);
     if (!is_const) schema["enum"] = values;
     for (const auto& [other, value] : schema.items())
       if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
