@@ -153,6 +153,11 @@ def ends_of_batches(test, rng):
         page = get(server, "/v1/batches?limit=2")
         rest = get(server, f"/v1/batches?limit=100&after={page['last_id']}")
         check(page["has_more"] and len(page["data"]) == 2 and len(rest["data"]) == 4, f"{page} {rest}")
+        named = lines_of([("/v1/completions", {"prompt": "x", "max_tokens": 2, "model": name}) for name in ("model", "another")])
+        batch = until(server, create(server, upload(server, named)["id"])["id"], over, "it does not end")
+        check(batch["model"] == "model" and batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}, batch)
+        error = content(server, batch["error_file_id"])[0]["error"]
+        check(error["code"] == "model_not_found" and error["param"] == "body.model" and "'another'" in error["message"], error)
 
 
 def other_length(test):

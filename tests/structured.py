@@ -19,7 +19,7 @@ FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4",
 def a_schema(rng, depth=0):
     kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "format", "pattern", "several"]
     if depth < 3:
-        kinds += ["object"] * 4 + ["array"] * 3 + ["anyOf", "oneOf", "tuple", "map"]
+        kinds += ["object"] * 4 + ["array"] * 3 + ["anyOf", "oneOf", "tuple", "map", "all", "either", "if", "set"]
     kind = rng.choice(kinds) if depth else rng.choice(["object", "object", "array", "anyOf", "tuple"])
     inner = lambda: a_schema(rng, depth + 1)
     if kind == "string":
@@ -54,6 +54,15 @@ def a_schema(rng, depth=0):
         return {"type": "object", "additionalProperties": inner(), "maxProperties": rng.randrange(1, 3)}
     if kind == "anyOf":
         return {"anyOf": [inner(), inner()]}
+    if kind == "all":
+        return {"allOf": [{"type": "object", "properties": {"a": inner(), "z": {"enum": [1, 2, 3]}}, "required": ["a"]}, {"properties": {"z": {"type": "integer", "not": {"const": 2}}, "b": inner()}}]}
+    if kind == "either":
+        return {"type": "object", "properties": {"a": inner(), "b": inner(), "c": inner()}, rng.choice(["anyOf", "oneOf"]): [{"required": [name]} for name in "abc"[:rng.randrange(2, 4)]]}
+    if kind == "if":
+        return {"type": "object", "properties": {"k": {"enum": ["x", "y"]}, "n": inner(), "m": inner()}, "required": ["k"], "if": {"properties": {"k": {"const": "x"}}}, "then": {"required": ["n"]},
+                "else": {"not": {"required": ["n"]}}, "dependentRequired": {"n": ["m"]}}
+    if kind == "set":
+        return {"type": "array", "uniqueItems": True, "items": {"enum": rng.sample(["a", "b", 1, 2.5, None], rng.randrange(1, 5))}, "minItems": rng.randrange(2)}
     if kind == "oneOf":
         one = lambda name: {"type": "object", "properties": {"x": inner(), "kind": {"const": name, "type": "string"}}, "required": ["kind"]}
         options = [{"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 0, "maximum": 9}, one("a"), one("b"), one("c")]

@@ -60,7 +60,7 @@ const std::map<std::string, Field>& fields() {
       {"detokenize", {is_true, "the text of an answer is always given; leave it out or make it true"}},
       {"truncation_side", {[](const Json& value) { return value == "left"; }, "only the start of a prompt is cut off; leave it out or make it \"left\""}},
       {"prompt_embeds", {is_empty, "prompts are texts or token ids; leave it out"}},
-      {"mm_processor_kwargs", {is_empty, kNotBuilt}}, {"kv_transfer_params", {is_empty, kNotBuilt}}, {"ec_transfer_params", {is_empty, kNotBuilt}},
+      {"mm_processor_kwargs", {is_empty, kNotBuilt}}, {"media_io_kwargs", {is_empty, kNotBuilt}}, {"return_prompt_text", {is_false, kNotBuilt}}, {"kv_transfer_params", {is_empty, kNotBuilt}}, {"ec_transfer_params", {is_empty, kNotBuilt}},
       {"return_tokens_as_token_ids", {is_false, kNotBuilt}}, {"return_token_offsets", {is_false, kNotBuilt}},
       {"return_mm_kwargs", {is_true, kNotBuilt}}, {"routed_experts_prompt_start", {is_zero, kNotBuilt}}, {"flat_logprobs", {is_false, kNotBuilt}}};
   // clang-format on

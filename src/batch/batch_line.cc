@@ -428,6 +428,7 @@ std::array<uint8_t, 12> answers_id_of(Json body, Endpoint endpoint, const BatchR
   if (request.chat && request.chat->types)
     for (const auto& [function, parameters] : request.chat->types->functions)
       for (const auto& [name, types] : parameters) add(fmt::format("{} {} {}", function, name, types));
+  if (request.chat && !request.params.answers_afresh) add("goes on");
   std::array<uint8_t, 12> id;
   const Sha256::Digest digest = hash.digest();
   std::copy_n(digest.begin(), id.size(), id.begin());
@@ -561,6 +562,13 @@ void check_endpoint_is(Endpoint endpoint, const ModelLimits& limits) {
     refuse("unsupported_endpoint", "url", fmt::format("the line is for {}, but the batch for {}", url_of(endpoint), url_of(*limits.endpoint)));
 }
 
+void check_model(const Json& body, const ModelLimits& limits) {
+  const auto model = body.is_object() ? body.find("model") : body.end();
+  if (limits.model.empty() || !body.is_object() || model == body.end() || !model->is_string()) return;
+  if (const auto& name = model->get_ref<const std::string&>(); !name.empty() && name != limits.model)
+    refuse("model_not_found", "body.model", fmt::format("the model {} is not here; the batch is for {}", quote_text(name), quote_text(limits.model)));
+}
+
 /// Errors name the body's fields as they are where nothing stands around it.
 void take_path_off(Refusal* refusal, const char* what) {
   for (std::string* text : {&refusal->param, &refusal->message})
@@ -652,6 +660,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
       endpoint = check_endpoint(parsed.line);
     }
     check_endpoint_is(endpoint, limits);
+    check_model(parsed.line["body"], limits);
     return parse_body(std::move(parsed), custom_id, endpoint, limits);
   } catch (Refusal& refusal) {
     if (bare) take_path_off(&refusal, "the line");

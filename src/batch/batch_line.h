@@ -34,6 +34,7 @@ struct ModelLimits {
   std::string no_chat = "";                            ///< why there is none, where more can be said than that the model has none
   std::time_t now = 0;                                 ///< the time that a chat template may tell; 0: when the batch was written
   std::optional<Endpoint> endpoint = std::nullopt;     ///< the one that all lines must be for; nothing: lines say
+  std::string model = "";                              ///< the one that lines may name; empty: any
   bool ends_answers = true;                            ///< the model has end tokens
   size_t max_logprob_ids = kMaxLogprobTokenIds;        ///< a server has memory for fewer
 
@@ -89,7 +90,7 @@ struct BatchRequest {
 /// A bad line.
 struct LineError {
   std::string custom_id;  ///< empty: the line has none that can be used
-  std::string code;       ///< invalid_json, invalid_custom_id, duplicate_custom_id, unsupported_endpoint,
+  std::string code;       ///< invalid_json, invalid_custom_id, duplicate_custom_id, unsupported_endpoint, model_not_found,
                           ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long,
                           ///< not_finite, dead_end (of a good line: batch_output.h)
   std::string message;

@@ -228,7 +228,8 @@ TEST(BatchLine, FieldsThatChangeNothingMayStay) {
                             R"("allowed_token_ids": null)", R"("truncate_prompt_tokens": null)", R"("prompt_logprobs": null)", R"("logprob_token_ids": null)",
                             R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
                             R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
-                            R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)"}) {
+                            R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)",
+                            R"("media_io_kwargs": {})", R"("return_prompt_text": false)"}) {
     // clang-format on
     const auto plain = good(R"("prompt": "x", "temperature": 0)"), same = good(R"("prompt": "x", "temperature": 0, )" + std::string(field));
     EXPECT_EQ(same.params.keeps_logits(), plain.params.keeps_logits()) << field;
@@ -246,6 +247,18 @@ TEST(BatchLine, SpecialTokensMayBeLeftToThePrompt) {
   EXPECT_EQ(parsed(R"("prompt": ["a", "<s>b"])").doubled_bos, 1);
   EXPECT_EQ(parsed(R"("prompt": ["a", "<s>b"], "add_special_tokens": false)").doubled_bos, 0);
   EXPECT_EQ(parsed(R"("prompt": [[256, 256, 1]])").doubled_bos, 0);  // who gives ids means them
+}
+
+TEST(BatchLine, ABatchMayBeForOneModel) {
+  ModelLimits limits{257, 100, &kTokenizer};
+  limits.model = "m";
+  for (const char* named : {"", R"(, "model": "m")", R"(, "model": "")", R"(, "model": null)"}) {
+    EXPECT_EQ(parse_batch_line(line_with(std::string(R"("prompt": "x")") + named), limits).index(), 0u) << named;
+    EXPECT_EQ(parse_batch_line(std::string(R"({"prompt": "x")") + named + "}", limits).index(), 0u) << named;
+  }
+  const auto error = std::get<LineError>(parse_batch_line(line_with(R"("prompt": "x", "model": "n")"), limits));
+  EXPECT_EQ(error.code, "model_not_found");
+  EXPECT_EQ(error.param, "body.model");
 }
 
 TEST(BatchLine, EmptyPromptIsFineWithBos) {
@@ -347,6 +360,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "add_special_tokens": 1)", "invalid_value", "add_special_tokens"},
         BadBody{R"("prompt": "x", "use_beam_search": true)", "unsupported_parameter", "beam search"},
         BadBody{R"("prompt": "x", "num_beams": 4)", "unsupported_parameter", "beam search"},
+        BadBody{R"("prompt": "x", "response_format": {"type": "json_object", "schema": {}, "json_schema": {"schema": {}}})", "invalid_value",
+                "response_format"},
+        BadBody{R"("prompt": "x", "response_format": {"type": "text", "schema": {}})", "invalid_value", "response_format"},
         BadBody{R"("prompt": "x", "response_format": {"type": "grammar"})", "invalid_value", "response_format"},
         BadBody{R"("prompt": "x", "guided_json": {"type": "object", "not": {}})", "invalid_value", "guided_json"},
         BadBody{R"("prompt": "x", "guided_regex": "a(")", "invalid_value", "guided_regex"},
@@ -418,6 +434,10 @@ TEST(BatchLine, AnswersAreTheSameOnlyUnderTheSameGrammar) {
   const std::string choice = std::string(R"("prompt": "x", "temperature": 0, )") + asked[0];
   EXPECT_EQ(good(choice).answers_id, good(choice + R"(, "seed": 5)").answers_id);
   EXPECT_EQ(good(choice).answers_id, good(choice + R"(, "user": "u7", "metadata": {"row": "7"}, "stream": false, "suffix": null)").answers_id);
+  // The schema beside its type, as llama.cpp has it.
+  for (const char* type : {"json_object", "json_schema"})
+    EXPECT_EQ(*good(fmt::format(R"("prompt": "x", "response_format": {{"type": "{}", "schema": {{"type": "null"}}}})", type)).params.grammar,
+              *good(R"("prompt": "x", "guided_json": {"type": "null"})").params.grammar);
 }
 
 TEST(BatchLine, BestOfMoreThanN) {

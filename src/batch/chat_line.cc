@@ -74,6 +74,35 @@ void check_tools(const Value& tools) {
   }
 }
 
+/// Whether the last message is to be gone on with, as Mistral's and DeepSeek's API have it said in the message itself.
+bool has_prefix(const Value& messages) {
+  const auto& all = messages.list()->items;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const Value* prefix = all[i].member("prefix");
+    if (!prefix) continue;
+    const std::string where = fmt::format("messages[{}]", i);
+    if (!prefix->is<bool>()) refuse_message(where, "prefix must be true or false");
+    if (!*prefix->get<bool>()) continue;
+    if (i + 1 < all.size() || all[i].member("role")->text()->bytes != "assistant")
+      refuse_message(where, "prefix is true; only the last message may have it, and only of the role assistant: the answer goes on with its text");
+    return true;
+  }
+  return false;
+}
+
+/// Whether the answer goes on with the last message, or the text ends where one begins.
+void set_end(const LineBody& body, Conversation* conversation) {
+  const bool prefix = has_prefix(conversation->messages);
+  if (prefix && !body.flag("continue_final_message", true))
+    refuse_value("body.continue_final_message", "is false, and the last message has prefix true; both say whether the answer goes on with it, so give one");
+  conversation->continue_final_message = prefix || body.flag("continue_final_message");
+  conversation->add_generation_prompt = body.flag("add_generation_prompt", !conversation->continue_final_message);
+  if (conversation->continue_final_message && conversation->add_generation_prompt)
+    refuse_value("body.continue_final_message",
+                 fmt::format("is true{}, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one",
+                             prefix ? " by the last message's prefix" : ""));
+}
+
 /// chat_template_kwargs, and what is given by a field of its own.
 void set_variables(const LineJson& line, const LineBody& body, Conversation* conversation) {
   constexpr const char* kPath = "body.chat_template_kwargs";
@@ -107,11 +136,7 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
   }
   if (const Value* documents = list_of_objects(line, body, "documents")) conversation.documents = *documents;
   set_variables(line, body, &conversation);
-  conversation.continue_final_message = body.flag("continue_final_message");
-  conversation.add_generation_prompt = body.flag("add_generation_prompt", !conversation.continue_final_message);
-  if (conversation.continue_final_message && conversation.add_generation_prompt)
-    refuse_value("body.continue_final_message",
-                 "is true, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one");
+  set_end(body, &conversation);
   return conversation;
 }
 

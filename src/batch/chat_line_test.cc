@@ -84,6 +84,15 @@ TEST(ChatLine, AnAnswerIsATextOfItsOwnUnlessItGoesOnWithAMessage) {
   EXPECT_TRUE(good(kHello).params.answers_afresh);
   EXPECT_TRUE(good(kHello + R"(, "add_generation_prompt": false)").params.answers_afresh);
   EXPECT_FALSE(good(R"("messages": [{"role": "assistant", "content": "I am"}], "continue_final_message": true)").params.answers_afresh);
+  const BatchRequest prefixed = good(R"("messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am", "prefix": true}])");
+  EXPECT_EQ(prompt_of(prefixed), "<s>[user]Hi[assistant]I am");
+  EXPECT_FALSE(prefixed.params.answers_afresh);
+  EXPECT_EQ(prompt_of(good(R"("messages": [{"role": "assistant", "content": "I am", "prefix": false}])")), "<s>[assistant]I am[assistant]");
+  // As OpenAI's own answers have them.
+  EXPECT_EQ(
+      prompt_of(good(
+          R"("messages": [{"role": "assistant", "content": "I am", "refusal": null, "annotations": [], "audio": null, "function_call": null, "tool_calls": []}])")),
+      "<s>[assistant]I am[assistant]");
 }
 
 TEST(ChatLine, BareBodiesAreConversationsToo) {
@@ -137,6 +146,14 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
            {kHello + R"(, "chat_template_kwargs": 5)", "invalid_value", "must be an object, not 5"},
            {kHello + R"(, "chat_template": "x")", "unsupported_parameter", "--chat-template"},
            {kHello + R"(, "continue_final_message": true, "add_generation_prompt": true)", "invalid_value", "give one"},
+           {R"("messages": [{"role": "assistant", "content": "I", "prefix": true}, {"role": "user", "content": "a"}])", "invalid_value",
+            "messages[0]: prefix is true; only the last"},
+           {R"("messages": [{"role": "user", "content": "I", "prefix": true}])", "invalid_value", "only of the role assistant"},
+           {R"("messages": [{"role": "assistant", "content": "I", "prefix": 1}])", "invalid_value", "messages[0]: prefix must be true or false"},
+           {R"("messages": [{"role": "assistant", "content": "I", "prefix": true}], "continue_final_message": false)", "invalid_value",
+            "body.continue_final_message is false"},
+           {R"("messages": [{"role": "assistant", "content": "I", "prefix": true}], "add_generation_prompt": true)", "invalid_value",
+            "by the last message's prefix"},
            {kHello + R"(, "top_logprobs": 3)", "invalid_value", "logprobs is not true"},
            {kHello + R"(, "logprobs": 3)", "invalid_value", "true or false"},
            {kHello + R"(, "logprob_token_ids": [5])", "invalid_value", "give logprobs true too"},

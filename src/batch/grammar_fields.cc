@@ -63,10 +63,15 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   if (!type || !type->text()) refuse_value(path, R"(must be an object with "type": "text", "json_object" or "json_schema")");
   const std::string& name = type->text()->bytes;
   const bool has_schema = name == "json_schema";
+  // llama.cpp, Together and Fireworks have the schema here.
+  const Value* beside = has_schema || name == "json_object" ? value->member("schema") : nullptr;
   for (const auto& [field, inner] : value->dict()->items())
-    if (const std::string& text = field.text()->bytes; !inner.none() && text != "type" && !(has_schema && text == "json_schema"))
+    if (const std::string& text = field.text()->bytes;
+        !inner.none() && text != "type" && !(has_schema && text == "json_schema") && !(beside && text == "schema"))
       refuse_value(path, fmt::format("has the field {}, which is not supported", quote_text(text)));
   if (name == "text") return std::nullopt;
+  if (beside && value->member("json_schema")) refuse_value(path, "has schema, and json_schema too; give one");
+  if (beside) return asked_schema(*beside, path);
   if (name == "json_object") return Asked{{GrammarKind::kJsonObject, "", {}, true}, path};
   if (!has_schema) refuse_value(path, fmt::format("has the type {}; text, json_object and json_schema are supported", quote_text(name)));
   const Value* outer = value->member("json_schema");

@@ -93,7 +93,8 @@ class StateLock {
 
 /// What lies in the folder of --state.
 struct State {
-  State(const std::string& directory, BatchDesk::Answer answer) : files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
+  State(const std::string& directory, BatchDesk::Answer answer, const std::string& model)
+      : files(directory + "/files"), batches(directory + "/batches", files, std::move(answer), model) {}
   FileStore files;
   BatchDesk batches;
 };
@@ -121,6 +122,7 @@ BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, co
   return [&queue, model, shares = options.engine.shares_prefixes()](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
     BatchModel of_endpoint = model;
     of_endpoint.limits.endpoint = work.endpoint == "/v1/completions" ? Endpoint::kText : Endpoint::kChat;
+    of_endpoint.limits.model = work.model;
     BatchFiles files{work.input, work.output};
     files.error_output = work.errors;
     files.share_prefixes = shares;
@@ -164,7 +166,7 @@ int serve_command(const ServeOptions& options) {
   std::optional<State> state;
   std::optional<FileCalls> files;
   if (!options.state_directory.empty()) {
-    state.emplace(options.state_directory, answer_by(queue, options, model, name, chosen, engine, context.limits));
+    state.emplace(options.state_directory, answer_by(queue, options, model, name, chosen, engine, context.limits), name);
     files.emplace(FileCalls{state->files, state->batches, options.max_file_bytes});
   }
   std::unique_ptr<HttpServer> server;

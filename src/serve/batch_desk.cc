@@ -52,7 +52,8 @@ void check_metadata(const nlohmann::json& metadata) {
 
 }  // namespace
 
-BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer) : directory_(std::move(directory)), files_(files), answer_(std::move(answer)) {
+BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer, std::string model)
+    : directory_(std::move(directory)), files_(files), answer_(std::move(answer)), model_(std::move(model)) {
   make_state_folder(directory_);
   std::vector<std::pair<int64_t, std::string>> unfinished;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
@@ -128,6 +129,7 @@ std::string BatchDesk::create(const nlohmann::json& body) {
   Json batch{{"id", id},
              {"object", "batch"},
              {"endpoint", endpoint},
+             {"model", model_},
              {"errors", nullptr},
              {"input_file_id", input},
              {"completion_window", "24h"},
@@ -252,14 +254,16 @@ std::string BatchDesk::without_paths(const std::string& id, std::string message)
 }
 
 void BatchDesk::run(const std::string& id) {
-  std::string input, endpoint;
+  std::string input, endpoint, model;
   {
     std::lock_guard guard(mutex_);
-    input = batches_.at(id)["input_file_id"];
-    endpoint = batches_.at(id)["endpoint"];
+    const Json& batch = batches_.at(id);
+    input = batch["input_file_id"];
+    endpoint = batch["endpoint"];
+    if (const auto named = batch.find("model"); named != batch.end() && named->is_string()) model = *named;  // batches of before 2026-11-30 have none
   }
   if (!files_.find(input)) return fail(id, "no_input", fmt::format("the file {} is gone", input));
-  Work work{files_.path(input), folder(id) + "/output.jsonl", folder(id) + "/errors.jsonl", endpoint, {}, {}};
+  Work work{files_.path(input), folder(id) + "/output.jsonl", folder(id) + "/errors.jsonl", endpoint, model, {}, {}};
   work.begun = [&] {
     change(id, [](Json& batch) {
       if (batch["status"] != "validating") return;

@@ -21,16 +21,16 @@ namespace flexgen {
 
 class BatchDesk {
  public:
-  /// Answers the lines of `input` into `output`, and the errors of bad lines into `errors`; as run_batch() does. `begun`: called once nothing can be refused any more.
+  /// Answers the lines of `input` into `output`, and the errors of bad lines into `errors`; as run_batch() does. `model`: the one that lines may name; empty: any. `begun`: called once nothing can be refused any more.
   struct Work {
-    std::string input, output, errors, endpoint;
+    std::string input, output, errors, endpoint, model;
     std::function<void()> begun;
     std::function<void(const BatchOutcome&)> progress;
   };
   using Answer = std::function<BatchOutcome(const Work&, const std::atomic<bool>& stop)>;
 
-  /// Reads what `directory` holds, and goes on with what is not done. Throws Error.
-  BatchDesk(std::string directory, FileStore& files, Answer answer);
+  /// Reads what `directory` holds, and goes on with what is not done. `model`: what batches that are made from now on call theirs. Throws Error.
+  BatchDesk(std::string directory, FileStore& files, Answer answer, std::string model = "");
   ~BatchDesk();
   /// The batch under way is left for the next start. Any thread.
   void stop();
@@ -68,6 +68,7 @@ class BatchDesk {
   std::string directory_;
   FileStore& files_;
   Answer answer_;
+  std::string model_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, Json> batches_;

@@ -370,8 +370,9 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
   EXPECT_THAT(why({"f", R"({"type": "string"})", true}), HasSubstr("'f', whose parameters cannot be followed: it must be of the type"));
   EXPECT_THAT(why({"f", R"({"type": "object", "properties": {"a": {"not": {}}}})", true}), HasSubstr("properties/a"));
   EXPECT_EQ(why({"f", R"({"type": "object", "properties": {}})", true}), "taken");
-  for (const char* none : {R"("required": ["a"])", R"("not": {"maxProperties": 0})", R"("if": {}, "then": {})", R"("unevaluatedProperties": false)",
-                           R"("propertys": {"a": {}})", R"("properties": {}, "required": ["a"])"})
+  for (const char* none :
+       {R"("required": ["a"], "additionalProperties": false)", R"("not": {"maxProperties": 0})", R"("if": {"minProperties": 1}, "then": {})",
+        R"("unevaluatedProperties": {})", R"("propertys": {"a": {}})", R"("properties": {}, "required": ["a"], "unevaluatedProperties": false)"})
     EXPECT_THAT(why({"f", fmt::format(R"({{"type": "object", {}}})", none), true}), HasSubstr("'f', whose parameters cannot be followed")) << none;
   EXPECT_THAT(why({"f", R"({"anyOf": [{"type": "object"}, {"type": "null"}]})", true}), HasSubstr("it must be of the type"));
 }

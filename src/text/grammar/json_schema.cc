@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -17,7 +18,10 @@
 #include "text/grammar/pattern.h"
 #include "text/grammar/pattern_length.h"
 #include "text/grammar/schema_formats.h"
+#include "text/grammar/schema_narrowing.h"
 #include "text/grammar/schema_options.h"
+#include "text/grammar/schema_parts.h"
+#include "text/regex.h"
 
 namespace flexgen {
 namespace {
@@ -30,15 +34,15 @@ const std::map<std::string_view, Names> kKeywordsOfType{
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "format"}},
     {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"}},
     {"array", {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"}},
-    {"object", {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"}},
+    {"object",
+     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}},
     {"boolean", {}},
     {"null", {}}};
 // What xgrammar takes seconds or gigabytes for: it writes out a state for each character that a string must have, once for each pair of bounds (what may follow is shared, as is what it counts: above
 // kMaxUnrolled), and for each number of properties that may have come.
 constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 1024;
 constexpr size_t kMaxCountedProperties = 64;
-constexpr double kMostBound = 1e15;  // doubles count to there, and xgrammar's digits too
-constexpr int64_t kMostWhole = 999'999'999'999'999;
+constexpr size_t kMaxJoinedBytes = 4 << 20;
 
 /// What a `format` of whole numbers has: OpenAPI's, and those of Rust's schemars.
 struct WholeFormat {
@@ -64,15 +68,14 @@ class SchemaReader {
   /// Narrows `root`, a copy of what was given.
   void read(OrderedJson& root) {
     visit(root, "#", 0);
-    for (const auto& [place, target] : references_) {
-      if (!places_.contains(target)) fail(place, fmt::format("$ref '{}' leads to no schema of this one", shorten(target)));
-      // A chain of references alone says nothing.
-      std::string at = target;
-      for (size_t steps = 0; chains_.contains(at); ++steps) {
-        if (steps > chains_.size()) fail(place, fmt::format("$ref '{}' leads to itself", shorten(target)));
-        at = chains_[at];
-      }
+    OrderedJson definitions = OrderedJson::object();
+    while (!to_define_.empty()) {
+      Definition next = std::move(to_define_.front());
+      to_define_.pop_front();
+      visit(next.schema, next.place, 1, true);
+      definitions[next.name] = std::move(next.schema);
     }
+    if (!definitions.empty()) root["$defs"] = std::move(definitions);
     check_ends(root);
   }
 
@@ -110,71 +113,111 @@ class SchemaReader {
       if (other != name && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
   }
 
-  /// A type beside options says no more than they do, where each is of it; those that say nothing of their type get it.
-  void hand_type_down(OrderedJson& schema, const char* name, const std::string& place) {
+  /// A type beside `name` (options, or a reference) says no more than they do, where each is of it; options that say nothing of their type get it.
+  void hand_type_down(OrderedJson& schema, const char* name) {
     const OrderedJson type = schema["type"], list = as_list(type);
-    if (!schema[name].is_array() || !std::all_of(list.begin(), list.end(), [](const OrderedJson& one) { return one.is_string(); })) return;
+    const bool refers = name == std::string_view("$ref");
+    if ((!refers && !schema[name].is_array()) || !std::all_of(list.begin(), list.end(), [](const OrderedJson& one) { return one.is_string(); })) return;
     const std::set<std::string> types = list.get<std::set<std::string>>();
-    for (OrderedJson& option : schema[name]) {
+    OrderedJson options = refers ? OrderedJson::array({{{name, schema[name]}}}) : schema[name];
+    for (OrderedJson& option : options) {
       const auto says = [&](const char* keyword) { return option.contains(keyword); };
       constexpr std::array kOfTypes{"type", "const", "enum", "$ref", "anyOf", "oneOf", "allOf"};
       if (option.is_object() && std::none_of(kOfTypes.begin(), kOfTypes.end(), says)) option["type"] = type;
-      if (!allows_only(option, types, given_))
-        refuse_keyword(place, "type", fmt::format("beside '{}' is not supported where an option may be of another type", name));
+      if (!allows_only(option, types, given_)) return;
     }
+    if (!refers) schema[name] = std::move(options);
     schema.erase("type");
   }
 
-  void visit(OrderedJson& schema, const std::string& place, int depth) {
+  /// Says what stands together as one schema. One that refers to others becomes a definition, as it may lie within itself: true, all of it is said.
+  bool join_parts(OrderedJson& schema, const std::string& place, bool is_definition) {
+    for (const char* name : {"$ref", "anyOf", "oneOf", "allOf"})
+      if (schema.contains(name) && schema.contains("type")) hand_type_down(schema, name);
+    if (!has_parts(schema)) return false;
+    if (!is_definition && schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace).find("\"$ref\"") != std::string::npos) {
+      OrderedJson said = OrderedJson::object();
+      for (const auto& [name, value] : schema.items())
+        if (!is_note(name)) said[name] = value;
+      const std::string key = said.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+      if (joined_bytes_ += key.size(); joined_bytes_ > kMaxJoinedBytes)
+        fail(place, "what its parts say together is too long: they refer to each other too often");
+      schema = {{"$ref", definition(key, place, said)}};
+      return true;
+    }
+    try {
+      schema = joined_schema(schema, given_);
+    } catch (const Error& error) {
+      fail(place, error.what());
+    }
+    return false;
+  }
+
+  /// The reference to what `key` stands for; what it says is visited later.
+  std::string definition(const std::string& key, const std::string& place, const OrderedJson& schema) {
+    std::string& name = names_[key];
+    if (name.empty()) {
+      name = fmt::format("d{}", names_.size());
+      to_define_.push_back({name, place, schema});
+    }
+    std::string reference = "#/$defs/" + name;
+    places_[reference] = place;
+    return reference;
+  }
+
+  void visit_options(OrderedJson& schema, const char* name, const std::string& place, int depth) {
+    require_alone(schema, name, place);
+    // Without a 'type' an option fits values of all others, though only of one come by it.
+    if (name == std::string_view("oneOf") && schema[name].is_array()) {
+      if (const OrderedJson joined = joined_options(schema[name], given_);
+          !no_value_fits_two(joined, given_) && !require_what_tells(schema[name], joined, given_))
+        refuse_keyword(place, name,
+                       "is supported where no value fits two of its options: of different types or values, or objects that what they require tells apart");
+      OrderedJson options = std::move(schema[name]);
+      schema.erase(name);
+      schema["anyOf"] = std::move(options);
+      visit_all(schema["anyOf"], place + "/oneOf", depth + 1);
+      return;
+    }
+    visit_list(schema, name, place, depth + 1);
+  }
+
+  /// `is_definition`: others may refer to it.
+  void visit(OrderedJson& schema, const std::string& place, int depth, bool is_definition = false) {
     if (depth > kMaxSchemaDepth) fail(place, fmt::format("it is nested more than {} levels deep", kMaxSchemaDepth));
     if (++parts_ > kMaxSchemaParts) fail(place, fmt::format("it has more than {} schemas in it", kMaxSchemaParts));
-    places_.insert(place);
     if (schema.is_boolean()) {
       if (schema == false) fail(place, "false allows no value");
       schema = OrderedJson::object();  // says the same
     }
     if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", json_type(schema)));
     if (schema.contains("$id") && place != "#") refuse_keyword(place, "$id", "in a part of a schema is not supported");
-    for (const char* definitions : {"$defs", "definitions"})
-      if (schema.contains(definitions)) {
-        if (!schema[definitions].is_object()) refuse_keyword(place, definitions, "must be an object");
-        visit_all(schema[definitions], place + "/" + definitions, depth + 1);
-      }
+    if (join_parts(schema, place, is_definition)) return;
+    if (schema.contains("nullable"))
+      refuse_keyword(place, "nullable", "is supported beside 'type', as true or false; elsewhere give anyOf with {\"type\": \"null\"}");
+    // Those that are referred to are read then.
+    for (const char* definitions : {"$defs", "definitions"}) schema.erase(definitions);
     if (schema.contains("$ref")) return visit_reference(schema, place);
     if (schema.contains("const") || schema.contains("enum")) return visit_values(schema, place);
     for (const char* name : {"anyOf", "oneOf", "allOf"})
-      if (schema.contains(name)) {
-        if (schema.contains("type")) hand_type_down(schema, name, place);
-        require_alone(schema, name, place);
-        // Without a 'type' an option fits values of all others, though only of one come by it.
-        const bool one_fits = name == std::string_view("oneOf") && schema[name].is_array() && no_value_fits_two(schema[name], given_);
-        visit_list(schema, name, place, depth + 1);
-        if (name == std::string_view("allOf") && schema[name].size() > 1) refuse_keyword(place, name, "of more than one schema is not supported");
-        if (one_fits) {
-          OrderedJson options = std::move(schema[name]);
-          schema.erase(name);
-          schema["anyOf"] = std::move(options);
-        }
-        return;
-      }
+      if (schema.contains(name)) return visit_options(schema, name, place, depth);
     visit_typed(schema, place, depth);
   }
 
   void visit_reference(OrderedJson& schema, const std::string& place) {
     require_alone(schema, "$ref", place);
     if (!schema["$ref"].is_string()) refuse_keyword(place, "$ref", "must be a string");
-    const auto& target = schema["$ref"].get_ref<const std::string&>();
-    if (target != "#" &&
-        (!target.starts_with("#/") || target.find_first_of("%~") != std::string::npos || target.ends_with('/') || target.find("//") != std::string::npos))
-      fail(place, fmt::format("$ref '{}' is not supported: it may be '#', or '#/' and the names on the way to a part of this schema", shorten(target)));
-    references_.emplace_back(place, target);
-    chains_[place] = target;
-  }
-
-  /// One that xgrammar would take for a floating-point number.
-  static bool has_unsigned(const OrderedJson& value) {
-    if (value.is_structured()) return std::any_of(value.begin(), value.end(), has_unsigned);
-    return value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+    const std::string given = schema["$ref"].get<std::string>();
+    const OrderedJson* target = referenced(given_, given);
+    if (!target) fail(place, fmt::format("$ref '{}' leads to no schema of this one: it may be '#', or '#/' and the names on the way to one", shorten(given)));
+    if (target == &given_) {
+      places_["#"] = "#";
+      schema["$ref"] = "#";
+      return;
+    }
+    // A chain of references alone says nothing.
+    if (!target_of(schema, given_)) fail(place, fmt::format("$ref '{}' leads to itself, or to nothing", shorten(given)));
+    schema["$ref"] = definition("reference " + given, given.substr(given.find('#')), *target);
   }
 
   /// Leaves those of `values` whose length fits, and bounds of it out.
@@ -194,6 +237,24 @@ class SchemaReader {
     schema.erase("maxLength");
   }
 
+  /// Leaves those of `values` that lie within bounds of numbers, and these out.
+  static void visit_bounds_of(OrderedJson& values, OrderedJson& schema, const char* name, const std::string& place) {
+    for (const char* bound : {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}) {
+      if (!schema.contains(bound)) continue;
+      const OrderedJson most = schema[bound];
+      if (!most.is_number()) refuse_keyword(place, bound, "must be a number");
+      const std::string_view text = bound;
+      OrderedJson fitting = OrderedJson::array();
+      for (const OrderedJson& value : values) {
+        const bool fits = text == "minimum" ? value >= most : text == "maximum" ? value <= most : text == "exclusiveMinimum" ? value > most : value < most;
+        if (!value.is_number() || fits) fitting.push_back(value);
+      }
+      if (fitting.empty()) refuse_keyword(place, name, fmt::format("has no value that fits '{}' beside it", bound));
+      values = std::move(fitting);
+      schema.erase(bound);
+    }
+  }
+
   static void visit_values(OrderedJson& schema, const std::string& place) {
     const bool is_const = schema.contains("const");
     const char* name = is_const ? "const" : "enum";
@@ -206,6 +267,7 @@ class SchemaReader {
     OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
     if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
     visit_lengths_of(values, schema, name, place);
+    visit_bounds_of(values, schema, name, place);
     if (!is_const) schema["enum"] = values;
     for (const auto& [other, value] : schema.items())
       if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
@@ -319,8 +381,7 @@ class SchemaReader {
     std::map<std::string, std::set<std::string>> seen_in;  // a target: those that lie around references to it
     std::vector<std::string> to_look_at;
     std::set<std::string> ending;
-    for (const auto& [place, target] : references_) {
-      if (targets.contains(target)) continue;
+    for (const auto& [target, place] : places_) {
       const OrderedJson* schema = referenced(root, target);
       if (!schema) {  // the place of a schema that was written in another way
         ending.insert(target);
@@ -340,12 +401,12 @@ class SchemaReader {
       to_look_at.insert(to_look_at.end(), seen_in[target].begin(), seen_in[target].end());
     }
     for (const auto& [target, schema] : targets)
-      if (!ending.contains(target)) fail(target, "only values without an end fit: each must hold another like itself");
+      if (!ending.contains(target)) fail(places_.at(target), "only values without an end fit: each must hold another like itself");
   }
 
   /// xgrammar makes nothing that a schema does not name; without names, anything.
   static void narrow(OrderedJson& schema, const std::string& type) {
-    if (type == "array" && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = OrderedJson::object();
+    if (type == "array" && schema.contains("type") && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = OrderedJson::object();
     if (type == "object" && !schema.contains("properties") && !schema.contains("patternProperties") && !schema.contains("propertyNames") &&
         !schema.contains("additionalProperties"))
       schema["additionalProperties"] = true;
@@ -356,16 +417,11 @@ class SchemaReader {
     if (!(std::abs(schema[name].get<double>()) <= kMostBound)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
   }
 
-  /// Of whole numbers: those that have fewer digits fit too.
-  static void narrow_bounds(OrderedJson& schema) {
-    for (const auto& [name, most] : {std::pair("maximum", kMostWhole), std::pair("exclusiveMaximum", kMostWhole + 1)})
-      if (schema.contains(name) && schema[name].is_number() && schema[name].get<double>() > kMostBound) schema[name] = most;
-    for (const auto& [name, least] : {std::pair("minimum", -kMostWhole), std::pair("exclusiveMinimum", -kMostWhole - 1)})
-      if (schema.contains(name) && schema[name].is_number() && schema[name].get<double>() < -kMostBound) schema[name] = least;
-  }
-
   static void visit_number(OrderedJson& schema, const std::string& type, const std::string& place) {
-    if (type == "integer") narrow_bounds(schema);
+    if (type == "integer") {
+      narrow_bounds(schema);
+      round_bounds(schema);
+    }
     for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
       if (schema.contains(name)) visit_bound(schema, name, place);
     if (schema.contains("format")) visit_number_format(schema, type, place);
@@ -480,29 +536,38 @@ class SchemaReader {
   }
 
   /// Whether a pattern says all of it now.
-  static bool visit_format(OrderedJson& schema, const std::string& place) {
+  bool visit_format(OrderedJson& schema, const std::string& place) {
     const StringFormat* format = schema["format"].is_string() ? string_format(schema["format"].get_ref<const std::string&>()) : nullptr;
     if (!format) refuse_keyword(place, "format", "is not supported for texts: " + string_format_names() + " are");
     schema.erase("format");
-    if (format->pattern.empty()) return false;
-    if (schema.contains("pattern")) refuse_keyword(place, "pattern", "beside 'format' is not supported");
-    // Bounds of the length are held by all such texts, or cannot be held.
-    if (schema.value("minLength", int64_t{0}) > format->least)
-      refuse_keyword(place, "minLength", fmt::format("beside this 'format' is not supported above {}", format->least));
-    if (schema.contains("maxLength") && schema["maxLength"] < format->most) {
-      if (format->most == std::numeric_limits<int64_t>::max()) refuse_keyword(place, "maxLength", "beside this 'format' is not supported");
-      refuse_keyword(place, "maxLength", fmt::format("beside this 'format' is not supported below {}", format->most));
+    if (format->texts.front().pattern.empty()) return false;
+    const std::string pattern = schema.contains("pattern") && schema["pattern"].is_string() ? schema["pattern"].get<std::string>() : "";
+    if (schema.contains("pattern") && !schema["pattern"].is_string()) refuse_keyword(place, "pattern", "must be a string");
+    constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+    const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", kMost);
+    const std::optional<FormatTexts> texts = format_texts(*format, pattern, least, most);
+    if (!texts) {
+      if (!pattern.empty())
+        refuse_keyword(place, "pattern",
+                       "beside 'format' is not supported where its texts are not all of the format, and those that are written for the format not all of it");
+      // Bounds of the length are held by all such texts, or cannot be held.
+      const FormatTexts& first = format->texts.front();
+      if (least > first.least) refuse_keyword(place, "minLength", fmt::format("beside this 'format' is not supported above {}", first.least));
+      refuse_keyword(place, "maxLength", fmt::format("beside this 'format' is not supported below {}", format->texts.back().most));
     }
     schema.erase("minLength");
     schema.erase("maxLength");
-    schema["pattern"] = "^" + format->pattern + "$";
+    if (texts->pattern == pattern) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place, true);
+    else schema["pattern"] = "^" + texts->pattern + "$";
     return true;
   }
 
   void visit_array(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minItems", "maxItems", place);
     if (schema.contains("uniqueItems")) {
-      if (schema["uniqueItems"] != false) refuse_keyword(place, "uniqueItems", "is not supported");
+      if (schema["uniqueItems"] != false && list_sets(schema, given_)) return;
+      if (schema["uniqueItems"] != false && !(schema.contains("maxItems") && schema["maxItems"] <= 1))
+        refuse_keyword(place, "uniqueItems", fmt::format("is supported where 'items' are one of up to {} values, or 'maxItems' is 1", kMaxSetValues));
       schema.erase("uniqueItems");
     }
     if (schema.contains("items") && schema["items"].is_array()) {  // up to draft 7, prefixItems are called so
@@ -513,31 +578,78 @@ class SchemaReader {
       if (!first.empty()) schema["prefixItems"] = std::move(first);
     }
     schema.erase("additionalItems");  // without such a list it says nothing
+    if (schema.contains("prefixItems") && schema["prefixItems"].is_array() && schema.contains("maxItems") &&
+        schema["maxItems"] < schema["prefixItems"].size()) {
+      OrderedJson& first = schema["prefixItems"];  // no more can come
+      while (first.size() > schema["maxItems"]) first.erase(first.size() - 1);
+      schema["items"] = false;
+      if (first.empty()) schema.erase("prefixItems");
+    }
     if (schema.contains("prefixItems")) visit_list(schema, "prefixItems", place, depth + 1);
     if (schema.contains("items") && schema["items"] != false) visit(schema["items"], place + "/items", depth + 1);
   }
 
+  /// What is said of names holds for these.
+  void check_names(OrderedJson& schema, const std::string& place) {
+    if (schema.contains("propertyNames")) refuse_keyword(place, "propertyNames", "beside 'properties' is not supported");
+    if (!schema.contains("patternProperties")) return;
+    if (!schema["patternProperties"].is_object()) refuse_keyword(place, "patternProperties", "must be an object");
+    for (const auto& [pattern, value] : schema["patternProperties"].items()) {
+      visit_pattern(pattern, "patternProperties", place, true);  // one that is known here means the same elsewhere
+      const Regex regex(pattern, "patternProperties");
+      for (const auto& [name, property] : schema["properties"].items()) {
+        bool matches = false;
+        regex.for_each(name, [&](size_t, size_t) { matches = true; });
+        if (matches) refuse_keyword(place, "patternProperties", fmt::format("that speaks of '{}' in 'properties' too is not supported", shorten(name)));
+      }
+    }
+    schema.erase("patternProperties");
+  }
+
+  void visit_required(OrderedJson& schema, const std::string& place) {
+    if (!schema.contains("required")) return;
+    if (!schema["required"].is_array()) refuse_keyword(place, "required", "must be a list of names");
+    const OrderedJson others = schema.value("additionalProperties", OrderedJson(true));
+    const OrderedJson required = schema["required"];
+    for (const OrderedJson& name : required) {
+      if (!name.is_string()) refuse_keyword(place, "required", "must be a list of names");
+      const auto& text = name.get_ref<const std::string&>();
+      if (schema.contains("properties") && schema["properties"].contains(text)) continue;
+      if (others == false || schema.contains("patternProperties") || schema.contains("propertyNames"))
+        refuse_keyword(place, "required", fmt::format("has '{}', which is not in 'properties'", shorten(text)));
+      schema["properties"][text] = others;
+    }
+  }
+
   void visit_object(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minProperties", "maxProperties", place);
-    const bool named = schema.contains("properties") && !schema["properties"].empty();
-    if (schema.contains("properties")) {
-      if (!schema["properties"].is_object()) refuse_keyword(place, "properties", "must be an object");
-      if (!named) schema.erase("properties");
-      else visit_all(schema["properties"], place + "/properties", depth + 1);
+    if (schema.contains("unevaluatedProperties")) {
+      if (!schema["unevaluatedProperties"].is_boolean()) refuse_keyword(place, "unevaluatedProperties", "must be true or false");
+      if (schema["unevaluatedProperties"] == false && !schema.contains("additionalProperties") && !schema.contains("patternProperties"))
+        schema["additionalProperties"] = false;
+      schema.erase("unevaluatedProperties");
     }
-    if (schema.contains("required")) {
-      if (!schema["required"].is_array()) refuse_keyword(place, "required", "must be a list of names");
-      for (const OrderedJson& name : schema["required"]) {
-        if (!name.is_string()) refuse_keyword(place, "required", "must be a list of names");
-        if (!named || !schema["properties"].contains(name.get<std::string>()))
-          refuse_keyword(place, "required", fmt::format("has '{}', which is not in 'properties'", shorten(name.get<std::string>())));
+    if (schema.contains("properties") && !schema["properties"].is_object()) refuse_keyword(place, "properties", "must be an object");
+    name_properties(schema, given_);
+    visit_required(schema, place);
+    const bool named = schema.contains("properties") && !schema["properties"].empty();
+    if (named) {
+      if (schema.contains("patternProperties") || schema.contains("propertyNames")) check_names(schema, place);
+      for (auto property = schema["properties"].begin(); property != schema["properties"].end();) {
+        const bool never = property.value() == false;
+        if (never && schema.contains("required") &&
+            std::find(schema["required"].begin(), schema["required"].end(), OrderedJson(property.key())) != schema["required"].end())
+          refuse_keyword(place, "required", fmt::format("has '{}', which may not come", shorten(property.key())));
+        property = never ? schema["properties"].erase(property) : std::next(property);
       }
+      visit_all(schema["properties"], place + "/properties", depth + 1);
+    } else if (schema.contains("properties")) {
+      schema.erase("properties");
     }
     if (schema.contains("additionalProperties") && !schema["additionalProperties"].is_boolean())
       visit(schema["additionalProperties"], place + "/additionalProperties", depth + 1);
     const bool more = schema.contains("patternProperties") || schema.contains("propertyNames");
     if (named) {
-      if (more) refuse_keyword(place, schema.contains("patternProperties") ? "patternProperties" : "propertyNames", "beside 'properties' is not supported");
       // A further one could bear a name that has a schema of its own.
       schema["additionalProperties"] = false;
       for (const char* count : {"minProperties", "maxProperties"})
@@ -553,6 +665,10 @@ class SchemaReader {
     if (schema.contains("patternProperties") && schema.contains("propertyNames"))
       refuse_keyword(place, "propertyNames", "beside 'patternProperties' is not supported");
     if (schema.contains("propertyNames")) {
+      if (schema.contains("additionalProperties") && schema["additionalProperties"] == false) {  // xgrammar would let any value come
+        schema.erase("propertyNames");
+        return;
+      }
       visit(schema["propertyNames"], place + "/propertyNames", depth + 1);
       return;
     }
@@ -566,9 +682,15 @@ class SchemaReader {
   }
 
   const OrderedJson& given_;
-  std::set<std::string> places_;
-  std::vector<std::pair<std::string, std::string>> references_;
-  std::map<std::string, std::string> chains_;
+  /// What references lead to, in the result.
+  struct Definition {
+    std::string name, place;
+    OrderedJson schema;
+  };
+  std::deque<Definition> to_define_;
+  std::map<std::string, std::string> names_;   ///< of definitions, by what they stand for
+  std::map<std::string, std::string> places_;  ///< of what references of the result lead to
+  size_t joined_bytes_ = 0;
   std::set<std::pair<int64_t, int64_t>> lengths_;  ///< of strings, from and to
   std::set<std::string> patterns_;                 ///< of strings
   double& pattern_characters_;
@@ -624,6 +746,7 @@ std::string honoured_schema(std::string_view json, double* pattern_characters) {
   parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
   OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
+  allow_nulls(schema);
   const OrderedJson given = schema;
   double characters = 0;
   SchemaReader(given, pattern_characters ? *pattern_characters : characters).read(schema);

@@ -1,6 +1,9 @@
 #include "text/grammar/schema_options.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <map>
 #include <optional>
 #include <set>
 #include <vector>
@@ -11,34 +14,38 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Texts = std::set<std::string>;
 
-const std::set<std::string_view> kNotes{"title",   "description", "default", "examples",    "deprecated", "readOnly",     "writeOnly",    "$comment",
-                                        "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator"};
+const std::set<std::string_view> kNotes{"title",   "description", "default", "examples",    "deprecated", "readOnly",     "writeOnly",     "$comment",
+                                        "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator", "$anchor"};
 
-/// Of `const` or `enum`; nothing if a schema has neither.
-std::optional<OrderedJson> values_of(const OrderedJson& schema) {
-  if (schema.contains("const")) return OrderedJson::array({schema["const"]});
-  if (schema.contains("enum")) return as_list(schema["enum"]);
-  return {};
+/// %20 and its like as the bytes that they stand for.
+std::string without_percents(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned byte = 0;
+    const char* const digits = text.data() + i + 1;
+    const bool is_byte = text[i] == '%' && i + 2 < text.size() && std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2;
+    out += is_byte ? static_cast<char>(byte) : text[i];
+    if (is_byte) i += 2;
+  }
+  return out;
 }
 
 class Options {
  public:
   explicit Options(const OrderedJson& root) : root_(root) {}
 
-  bool no_value_fits_two(const OrderedJson& options) const {
-    Texts seen;
-    std::vector<const OrderedJson*> objects;
-    for (const OrderedJson& option : options) {
-      Texts types, followed;
-      if (!add_types(option, &types, &followed) || types.empty()) return false;
-      if (types == Texts{"object"}) {
-        objects.push_back(&option);
-        if (objects.size() > 1) continue;
-      }
-      for (const std::string& type : types)
-        if (!seen.insert(type).second) return false;
+  bool no_value_fits_two(const OrderedJson& options, const std::string* always) const {
+    std::vector<Option> all;
+    Texts listed;  // strings, of all options
+    for (const OrderedJson& schema : options) {
+      Option option;
+      if (!read(schema, &option, &listed)) return false;
+      if (always && option.values.contains(*always)) option.written.insert(*always);
+      for (const Option& before : all)
+        if (!excludes(before, option) || !excludes(option, before)) return false;
+      all.push_back(std::move(option));
     }
-    return objects.size() < 2 || are_told_apart(objects);
+    return true;
   }
 
   /// `followed`: references that were looked at, or are being looked at: these say nothing more.
@@ -57,7 +64,7 @@ class Options {
       const OrderedJson* target = referenced(root_, reference);
       return target && only(*target);
     }
-    if (const auto values = values_of(schema))
+    if (const auto values = schema_values(schema))
       return std::all_of(values->begin(), values->end(), [&](const OrderedJson& value) { return is_one(json_type(value)); });
     for (const char* name : {"anyOf", "oneOf"})
       if (schema.contains(name)) return schema[name].is_array() && std::all_of(schema[name].begin(), schema[name].end(), only);
@@ -87,7 +94,7 @@ class Options {
       const OrderedJson* target = target_of(schema);
       return target && add_types(*target, types, followed);
     }
-    if (const auto values = values_of(schema)) {
+    if (const auto values = schema_values(schema)) {
       for (const OrderedJson& value : *values) add_type(json_type(value), types);
       return true;
     }
@@ -105,47 +112,97 @@ class Options {
   }
   static void add_type(const std::string& type, Texts* types) {
     types->insert(type);
-    if (type == "integer") types->insert("number");  // 1.0 may be either
-    if (type == "number") types->insert("integer");
+    if (type == "number") types->insert({"integer", "fraction"});
   }
 
-  /// The strings that a property of an object must be one of; nothing if it may be left out, or be something else.
-  std::optional<Texts> texts_of(const OrderedJson& object, const std::string& name) const {
-    if (!object.contains("required") || !object["required"].is_array() || !object.contains("properties") || !object["properties"].contains(name)) return {};
-    const OrderedJson& required = object["required"];
-    if (std::find(required.begin(), required.end(), OrderedJson(name)) == required.end()) return {};
-    const OrderedJson* property = target_of(object["properties"][name]);
-    const auto values = property && property->is_object() ? values_of(*property) : std::nullopt;
-    if (!values) return {};
-    Texts texts;
-    for (const OrderedJson& value : *values) {
-      if (!value.is_string()) return {};
-      texts.insert(value.get<std::string>());
+  /// What is known of the values that an option allows.
+  struct Option {
+    bool lists = false;
+    OrderedJson listed = OrderedJson::array();  ///< values but for strings
+    Texts types;                                ///< of what is written for it
+    bool allows_others = false;
+    // Of an object: the properties that are written, and what is said of them.
+    Texts names, required, written;             ///< all that may come; those that must; those that always come
+    std::map<std::string, OrderedJson> values;  ///< that a property must be one of, where it comes
+    bool writes_named = false, takes_named = false;
+  };
+
+  /// False: it does not say enough, or lists a string that is in `strings`, to which its own are added.
+  bool read(const OrderedJson& schema, Option* option, Texts* strings) const {
+    const OrderedJson* target = target_of(schema);
+    if (!target || !target->is_object()) return false;
+    if (const auto values = schema_values(*target)) {
+      option->lists = true;
+      Texts own;
+      for (const OrderedJson& value : *values) {
+        option->types.insert(shown_type(value));
+        if (value.is_string()) own.insert(value.get<std::string>());
+        else option->listed.push_back(value);
+      }
+      return std::all_of(own.begin(), own.end(), [&](const std::string& text) { return strings->insert(text).second; });
     }
-    return texts;
+    Texts followed;
+    if (!add_types(schema, &option->types, &followed)) {  // it is written as what it speaks of, and allows all others
+      if (!has_properties(*target)) return false;
+      option->types = {"object"};
+      option->allows_others = true;
+    }
+    if (option->types == Texts{"object"}) read_object(*target, option);
+    return !option->types.empty();
   }
 
-  bool tells_apart(const std::string& name, const std::vector<const OrderedJson*>& objects) const {
-    Texts seen;
-    return std::all_of(objects.begin(), objects.end(), [&](const OrderedJson* object) {
-      const std::optional<Texts> texts = texts_of(*object, name);
-      return texts && std::all_of(texts->begin(), texts->end(), [&](const std::string& text) { return seen.insert(text).second; });
+  void read_object(const OrderedJson& object, Option* option) const {
+    if (object.contains("required") && object["required"].is_array())
+      for (const OrderedJson& name : object["required"])
+        if (name.is_string()) option->required.insert(name.get<std::string>());
+    option->names = option->written = option->required;
+    if (has_properties(object))
+      for (const auto& [name, property] : object["properties"].items()) {
+        option->names.insert(name);
+        const OrderedJson* target = target_of(property);
+        if (const auto values = target && target->is_object() ? schema_values(*target) : std::nullopt) option->values[name] = *values;
+      }
+    option->takes_named = object.contains("additionalProperties") && object["additionalProperties"] == false && !object.contains("patternProperties");
+    option->writes_named = has_properties(object) || option->takes_named;
+  }
+
+  /// Whether it can be seen that no value that is written for `a` fits `b`.
+  static bool excludes(const Option& a, const Option& b) {
+    if (a.lists && b.lists) return std::none_of(a.listed.begin(), a.listed.end(), [&](const OrderedJson& value) { return holds(b.listed, value); });
+    if (!b.allows_others && std::none_of(a.types.begin(), a.types.end(), [&](const std::string& type) { return b.types.contains(type); })) return true;
+    return !a.lists && !b.lists && a.types == Texts{"object"} && never_fits(a, b);
+  }
+  static bool holds(const OrderedJson& list, const OrderedJson& value) { return std::find(list.begin(), list.end(), value) != list.end(); }
+  /// 1.0 may be either.
+  static std::string shown_type(const OrderedJson& value) {
+    const bool is_whole = value.is_number_float() && std::floor(value.get<double>()) == value.get<double>();
+    return is_whole ? "integer" : value.is_number_float() ? "fraction" : json_type(value);
+  }
+  static bool has_properties(const OrderedJson& object) {
+    return object.contains("properties") && object["properties"].is_object() && !object["properties"].empty();
+  }
+
+  /// Whether no object that is written for `a`, with properties that it names alone, fits `b`.
+  static bool never_fits(const Option& a, const Option& b) {
+    if (a.writes_named && std::any_of(b.required.begin(), b.required.end(), [&](const std::string& name) { return !a.names.contains(name); })) return true;
+    return std::any_of(a.written.begin(), a.written.end(), [&](const std::string& name) {
+      if (b.takes_named && !b.names.contains(name)) return true;
+      const auto mine = a.values.find(name), others = b.values.find(name);
+      if (mine == a.values.end() || others == b.values.end()) return false;
+      return std::none_of(mine->second.begin(), mine->second.end(), [&](const OrderedJson& value) { return holds(others->second, value); });
     });
-  }
-
-  bool are_told_apart(std::vector<const OrderedJson*> objects) const {
-    for (const OrderedJson*& object : objects) {
-      object = target_of(*object);
-      if (!object->contains("properties") || !(*object)["properties"].is_object()) return false;
-    }
-    const OrderedJson& first = (*objects.front())["properties"];
-    return std::any_of(first.items().begin(), first.items().end(), [&](const auto& property) { return tells_apart(property.key(), objects); });
   }
 
   const OrderedJson& root_;
 };
 
 }  // namespace
+
+std::optional<OrderedJson> schema_values(const OrderedJson& schema) {
+  if (schema.contains("const")) return OrderedJson::array({schema["const"]});
+  if (schema.contains("enum")) return as_list(schema["enum"]);
+  return {};
+}
 
 std::string json_type(const OrderedJson& value) {
   if (value.is_number_integer()) return "integer";
@@ -167,15 +224,37 @@ bool allows_only(const OrderedJson& schema, const std::set<std::string>& types, 
 OrderedJson as_list(const OrderedJson& value) { return value.is_array() ? value : OrderedJson::array({value}); }
 
 const OrderedJson* referenced(const OrderedJson& root, const std::string& reference) {
-  if (reference != "#" && !reference.starts_with("#/")) return nullptr;
+  std::string path = reference;
+  if (const auto id = root.is_object() ? root.find("$id") : root.end(); id != root.end() && id->is_string())
+    if (const auto& name = id->get_ref<const std::string&>(); !name.empty() && !name.ends_with('#') && path.starts_with(name)) path.erase(0, name.size());
+  if (path != "#" && !path.starts_with("#/")) return nullptr;
+  path = without_percents(path);
   try {  // what a text may be, and an index, is nlohmann's to say
-    const OrderedJson::json_pointer pointer(reference.substr(1));
+    const OrderedJson::json_pointer pointer(path.substr(1));
     return root.contains(pointer) ? &root.at(pointer) : nullptr;
   } catch (const OrderedJson::exception&) {
     return nullptr;
   }
 }
 
-bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root) { return Options(root).no_value_fits_two(options); }
+void allow_nulls(OrderedJson& schema) {
+  if (schema.is_object()) {
+    const auto nullable = schema.find("nullable");
+    const bool says = nullable != schema.end() && nullable->is_boolean() && (*nullable == false || schema.contains("type"));
+    if (says && *nullable == true) {
+      OrderedJson types = as_list(schema["type"]);
+      if (std::find(types.begin(), types.end(), "null") == types.end()) types.push_back("null");
+      schema["type"] = std::move(types);
+    }
+    if (says) schema.erase("nullable");
+  }
+  if (!schema.is_structured()) return;
+  for (auto& [name, part] : schema.items())
+    if (const std::set<std::string_view> data{"const", "enum", "default", "example", "examples"}; !data.contains(name)) allow_nulls(part);
+}
+
+bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root, const std::string* always) {
+  return Options(root).no_value_fits_two(options, always);
+}
 
 }  // namespace flexgen

@@ -2,6 +2,7 @@
 // Which options of a JSON schema's `oneOf` no value fits two of, so that "one of them" says the same as "any of them"; and how a schema is looked at for it. Pure functions; any thread.
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -13,7 +14,10 @@ std::string json_type(const nlohmann::ordered_json& value);
 /// A value where a list of them may stand as well.
 nlohmann::ordered_json as_list(const nlohmann::ordered_json& value);
 
-/// What stands at the place that a `$ref` within `root` names ("#", "#/a/b"); null where there is nothing, or it names no place.
+/// Of `const` or `enum`; nothing if a schema has neither.
+std::optional<nlohmann::ordered_json> schema_values(const nlohmann::ordered_json& schema);
+
+/// What stands at the place that a `$ref` within `root` names ("#", "#/a/b", behind root's `$id` too); null where there is nothing, or it names no place.
 const nlohmann::ordered_json* referenced(const nlohmann::ordered_json& root, const std::string& reference);
 
 /// A schema, or what its chain of references within `root` leads to; null where that is nothing.
@@ -28,8 +32,12 @@ bool is_of_type(const nlohmann::ordered_json& value, const std::string& type);
 /// Whether it can be seen that all values that `schema` allows are of one of `types`. References are looked up in `root`.
 bool allows_only(const nlohmann::ordered_json& schema, const std::set<std::string>& types, const nlohmann::ordered_json& root);
 
-/// Whether it can be seen that no value fits two of `options` (a list of schemas, as they were given): they allow values of different types, and those that allow
-/// objects alone require a property in common, by which their `const` or `enum` of strings tells them apart. References are looked up in `root`, the whole schema.
-bool no_value_fits_two(const nlohmann::ordered_json& options, const nlohmann::ordered_json& root);
+/// Has a `type` beside `nullable: true` (OpenAPI 3.0) allow null, here and in all schemas within.
+void allow_nulls(nlohmann::ordered_json& schema);
+
+/// Whether it can be seen that no value that is written for one of `options` (a list of schemas, as they were given) fits another: any two allow values of different types, or list different
+/// values, or allow objects alone, of which each requires a property that the other has with different values, may not have, or does not name (properties that are named are all that are written). References are looked up in `root`, the whole schema.
+/// `always`: a property that is always written where an option says which values it has; null: none.
+bool no_value_fits_two(const nlohmann::ordered_json& options, const nlohmann::ordered_json& root, const std::string* always = nullptr);
 
 }  // namespace flexgen
