@@ -102,7 +102,9 @@ CallParts parts_around(CallForm form, const Tokenizer* tokenizer) {
   switch (form) {
     case CallForm::kNone: fail_user("cannot be honoured: how this model's chat template writes calls is not known");
     case CallForm::kGemma:
-    case CallForm::kOlmo: fail_user("cannot be honoured: calls as this model's chat template writes them are read, but not held to a form");
+    case CallForm::kOlmo:
+      fail_user(
+          "cannot be honoured: calls as this model's chat template writes them are read, but not held to a form; ask with tool_choice \"auto\" and without strict");
     case CallForm::kHermes:
     case CallForm::kQwenXml:
     case CallForm::kSeedXml:
