@@ -176,6 +176,7 @@ def token(content, **flags):
 IM = {"422": token("<|im_start|>"), "423": token("<|im_end|>")}
 END = {"bos_token": "<|end|>", "eos_token": "<|end|>", "unk_token": "<|end|>", "pad_token": "<|end|>"}
 # name, base fixture, "whole" (tokenizer.json) or "parts" (vocab.json, merges.txt), merge patch for tokenizer.json, the other files
+PADDING = {"strategy": "BatchLongest", "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "<extra>"}
 FOLDERS = [
     ("added_tokens_decoder", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": IM}}),
     ("added_tokens_decoder with flags", "llama3-like", "whole", {}, {"tokenizer_config.json": {"added_tokens_decoder": {
@@ -248,6 +249,23 @@ FOLDERS = [
     ("tekken", "tekken", "tekken", {}, {"config.json": {"model_type": "mistral"}}),
     ("tekken with a template", "tekken", "tekken", {}, {"config.json": {"model_type": "mistral"}, "tokenizer_config.json": {
         "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "added_tokens_decoder": {"300": token("<|im_start|>")}}}),
+    ("a token of the model's own", "qwen2-like", "whole", {}, {"tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_specific_special_tokens": {"image_token": "<extra>"}, "extra_special_tokens": ["her"]}}),
+    ("tokens of the model's own with flags", "qwen2-like", "whole", {}, {"tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "image_token": {"content": "say", "__type": "AddedToken"},
+        "model_specific_special_tokens": {"image_token": {"content": "x", "lstrip": True, "rstrip": False, "normalized": False, "single_word": True, "__type": "AddedToken"}, "bos_token": "<extra>"}}}),
+    ("tokens of the model's own beside a named one", "qwen2-like", "whole", {}, {"tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "audio_token": "<extra>", "model_specific_special_tokens": {"image_token": "her"}}}),
+    ("tokens of the model's own beside extra ones", "qwen2-like", "whole", {}, {"tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": {"a": "<extra>"}, "model_specific_special_tokens": {"image_token": "her"}}}),
+    ("tokens of the model's own beside those of an old map", "qwen2-like", "whole", {}, {"tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_specific_special_tokens": {"image_token": "her"}}, "special_tokens_map.json": {"audio_token": "hello"}}),
+    ("a padding", "qwen2-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "her"}}),
+    ("a padding beside no pad_token", "qwen2-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": None}}),
+    ("a padding beside another pad_token", "qwen2-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "her"}}),
+    ("a padding with a class without one", "gpt2-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}}),
+    ("a padding with a class that leaves it", "sentencepiece-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}),
+    ("a padding with a class that has its own", "gpt2-like", "whole", {"padding": PADDING}, {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}}),
     ("CodeLlama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
     ("Gemma", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"}}),
 ]

@@ -185,7 +185,7 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
     } catch (const Error& error) {  // a limit of the tokenizer: this line's alone
       refuse_value(path, fmt::format("cannot be turned into tokens: {}", error.what()));
     }
-    if (add && !prompt.tokens.empty() && limits.tokenizer->bos() == prompt.tokens.front()) prompt.num_added = 1;
+    if (add) prompt.num_added = count_prefix(*limits.tokenizer, prompt.tokens);
   } else {
     if (limits.text_bytes_per_token == 0) refuse_value(path, "is text, but the model has no tokenizer; give token ids");
     // What stands for its tokens: where texts begin alike these do.
@@ -222,7 +222,8 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const LineBody& body
   for (PromptField::Ids& ids : field.ids) {
     const int64_t most = parse_truncation(body, params, limits);
     check_length(kPromptPath, std::min(ids.count, most), params.max_tokens, limits);
-    if (ids.count > std::ssize(ids.kept)) ids.kept.insert(ids.kept.begin(), ids.first);
+    const int64_t dropped = ids.count - std::ssize(ids.kept);
+    ids.kept.insert(ids.kept.begin(), ids.first.begin(), ids.first.begin() + std::min(dropped, std::ssize(ids.first)));
     cut_to_last(limits.tokenizer, most, &ids.kept);
     prompts.push_back({"", std::move(ids.kept), 0});
   }
@@ -492,7 +493,7 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   if (request.open_ended) params.max_tokens = limits.max_positions - std::ssize(request.prompts.front().tokens);
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)
-    if (prompt.num_added > 0 && begins_with_two_bos(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
+    if (prompt.num_added > 0 && begins_with_two_prefixes(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
   if (!request.draws() && !request.estimated) request.answers_id = answers_id_of(json, endpoint, request);
   return request;
 }
@@ -640,7 +641,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
   std::string custom_id;
   bool bare = false;
   try {
-    const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.vocab_size};
+    const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.tokenizer ? std::ssize(limits.tokenizer->prefix()) : 0, limits.vocab_size};
     Endpoint endpoint = Endpoint::kText;
     LineJson parsed = read_line_json(line, bounds);
     if (parsed.line.is_object()) drop_nulls(parsed.line);

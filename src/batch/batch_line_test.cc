@@ -9,6 +9,7 @@
 
 #include "batch/batch_fields.h"
 #include "batch/fake_runner.h"
+#include "batch/text_offsets.h"
 #include "text/grammar/grammar.h"
 
 namespace flexgen::batch_line_test {
@@ -259,6 +260,27 @@ TEST(BatchLine, ABatchMayBeForOneModel) {
   const auto error = std::get<LineError>(parse_batch_line(line_with(R"("prompt": "x", "model": "n")"), limits));
   EXPECT_EQ(error.code, "model_not_found");
   EXPECT_EQ(error.param, "body.model");
+}
+
+TEST(BatchLine, TheTokenizerMayPutTwoTokensBeforeAText) {
+  const auto tokenizer = Tokenizer::from_json(R"({"added_tokens": [{"id": 0, "content": "[g]", "special": true}, {"id": 1, "content": "<s>", "special": true}],
+    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[g]", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}},
+      {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"[g]": {"id": "[g]", "ids": [0]}, "<s>": {"id": "<s>", "ids": [1]}}},
+    "model": {"type": "BPE", "merges": [], "vocab": {"[g]": 0, "<s>": 1, "a": 2, "b": 3, "c": 4}}})",
+                                              "test");
+  const auto request_of = [&](const std::string& fields) { return std::get<BatchRequest>(parse_batch_line(line_with(fields), {5, 6, tokenizer.get()})); };
+  const auto tokens_of = [&](const std::string& fields) { return request_of(fields + R"(, "max_tokens": 1)").prompts[0].tokens; };
+  const BatchRequest echoed = request_of(R"("prompt": "abc", "max_tokens": 1, "echo": true)");
+  const BatchPrompt& prompt = echoed.prompts[0];
+  EXPECT_EQ(prompt.num_added, 2);
+  EXPECT_THAT(text_offsets_in(*tokenizer, prompt.tokens, prompt.text, prompt.num_added), ElementsAre(0, 0, 0, 1, 2));
+  EXPECT_EQ(request_of(R"("prompt": ["[g]<s>a", "<s>a", "[g]a"], "max_tokens": 1)").doubled_bos, 1);
+  EXPECT_THAT(tokens_of(R"("prompt": "abc", "truncate_prompt_tokens": 3)"), ElementsAre(0, 1, 4));
+  EXPECT_THAT(tokens_of(R"("prompt": "abc", "truncate_prompt_tokens": 2)"), ElementsAre(3, 4)) << "no room for another token";
+  EXPECT_THAT(tokens_of(R"("prompt": [0, 1, 2, 3, 4, 2, 3, 4], "truncate_prompt_tokens": -1)"), ElementsAre(0, 1, 2, 3, 4))
+      << "more ids than the model has positions";
+  EXPECT_THAT(tokens_of(R"("prompt": [0, 1, 2, 3, 4, 2, 3], "truncate_prompt_tokens": 4)"), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(tokens_of(R"("prompt": [0, 2, 1, 3, 4, 2, 3], "truncate_prompt_tokens": 2)"), ElementsAre(2, 3));
 }
 
 TEST(BatchLine, EmptyPromptIsFineWithBos) {

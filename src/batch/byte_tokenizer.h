@@ -31,10 +31,11 @@ class ByteTokenizer : public Tokenizer {
   std::string token_text(int32_t token) const override { return token == 256 ? "<s>" : std::string(1, static_cast<char>(token)); }
   bool is_byte_token(int32_t) const override { return false; }
   int64_t vocab_size() const override { return 257; }
-  std::optional<int32_t> bos() const override { return with_bos_ ? std::optional<int32_t>(256) : std::nullopt; }
+  std::span<const int32_t> prefix() const override { return std::span(kBos).first(with_bos_ ? 1 : 0); }
   std::optional<int32_t> eos() const override { return std::nullopt; }
 
  private:
+  static constexpr int32_t kBos[] = {256};
   bool with_bos_;
 };
 

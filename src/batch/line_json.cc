@@ -51,7 +51,7 @@ class PromptReader {
     if (!kept) return;
     PromptField::Ids& ids = field_.ids.back();
     const auto id = static_cast<int32_t>(value.get<uint64_t>());
-    if (ids.count == 0) ids.first = id;
+    if (ids.count < bounds_.first_ids) ids.first.push_back(id);
     if (++ids.count <= bounds_.ids) ids.kept.push_back(id);
     else ids.kept[static_cast<size_t>((ids.count - 1) % bounds_.ids)] = id;
   }

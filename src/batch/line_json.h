@@ -18,7 +18,8 @@ namespace flexgen {
 /// Bounds on what is kept of a line.
 struct LineBounds {
   int64_t prompts = 0;     ///< prompts
-  int64_t ids = 0;         ///< token ids of each prompt
+  int64_t ids = 0;         ///< token ids of each prompt, the last ones
+  int64_t first_ids = 0;   ///< and so many of the first
   int64_t vocab_size = 0;  ///< a token id is smaller
 };
 
@@ -26,8 +27,8 @@ struct LineBounds {
 struct PromptField {
   enum class Form { kNone, kText, kIds, kTexts, kLists, kEmpty, kMixed, kOther };
   struct Ids {
-    std::vector<int32_t> kept;  ///< the last LineBounds::ids
-    int32_t first = 0;          ///< of all `count`
+    std::vector<int32_t> kept;   ///< the last LineBounds::ids
+    std::vector<int32_t> first;  ///< of all `count`, the first LineBounds::first_ids
     int64_t count = 0;
   };
 

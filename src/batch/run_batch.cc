@@ -348,8 +348,8 @@ void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Jo
     spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
                  100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));
   if (const int64_t doubled = input.doubled_bos_lines(); doubled > 0)
-    warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
-                    "put \"add_special_tokens\": false into the line's body");
+    warn_of_two_prefixes(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
+                         "put \"add_special_tokens\": false into the line's body");
   if (const int64_t open = input.open_ended_lines(); open > 0)
     spdlog::warn(
         "{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "

@@ -83,7 +83,7 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokens_before(tokenizer);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);
   if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back())
-    warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
+    warn_of_two_prefixes(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
   if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
   const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
   if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
@@ -173,7 +173,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     Request request;
     request.key = static_cast<int64_t>(task.requests.size());
     request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), !options.no_special_tokens);
-    if (!options.no_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) ++doubled_bos;
+    if (!options.no_special_tokens && begins_with_two_prefixes(*engine.tokenizer(), request.prompt)) ++doubled_bos;
     request.params.max_tokens = options.max_tokens;
     request.params.temperature = 0;
     request.params.stop = options.stop;
@@ -192,7 +192,8 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     }
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
-  if (doubled_bos > 0) warn_of_two_bos(*engine.tokenizer(), fmt::format("--task {}: {} of {} prompts", options.task_file, doubled_bos, task.requests.size()));
+  if (doubled_bos > 0)
+    warn_of_two_prefixes(*engine.tokenizer(), fmt::format("--task {}: {} of {} prompts", options.task_file, doubled_bos, task.requests.size()));
   return task;
 }
 

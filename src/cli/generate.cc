@@ -126,7 +126,7 @@ int generate_command(const GenerateOptions& options) {
   if (request.params.grammar)
     request.params.grammar = std::make_shared<const GrammarSpec>(behind_thoughts(*request.params.grammar, HeldAnswer::kContent, engine.tokenizer(), &form));
   request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
-  if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
+  if (adds_special_tokens && begins_with_two_prefixes(*engine.tokenizer(), request.prompt)) warn_of_two_prefixes(*engine.tokenizer(), "the prompt");
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");
   auto prompt_size = static_cast<int64_t>(request.prompt.size());
   const ModelConfig& config = engine.model().config();

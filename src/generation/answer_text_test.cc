@@ -49,7 +49,7 @@ class PieceTokenizer : public Tokenizer {
   std::string token_text(int32_t token) const override { return texts_.at(static_cast<size_t>(token)); }
   bool is_byte_token(int32_t token) const override { return token_text(token).starts_with("<0x"); }
   int64_t vocab_size() const override { return static_cast<int64_t>(texts_.size()); }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::span<const int32_t> prefix() const override { return {}; }
   std::optional<int32_t> eos() const override { return std::nullopt; }
 
  private:

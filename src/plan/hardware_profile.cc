@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "io/checked_json.h"
 
 namespace flexgen {
@@ -106,8 +107,9 @@ OrderedJson compute_json(const ComputeProfile& compute) {
 
 /// Beyond these a number is a mistake: a unit taken for another, or a broken file.
 constexpr double kMostFlops = 1e18, kMostBytes_s = 1e14, kShortest_s = 1e-15, kLongest_s = 1e4, kLargestSize = 1e9;
-constexpr double kMostLoad = 1e6;   // programs that wait for a processor
-constexpr double kMostSpread = 10;  // of times that only noise can have turned around
+constexpr double kMostLoad = 1e6;       // programs that wait for a processor
+constexpr int64_t kMostEntries = 1000;  // of a list, all of which are looked at for each question
+constexpr double kMostSpread = 10;      // of times that only noise can have turned around
 enum Least { kFrom0, kAbove0 };
 
 /// Reads fields of one object, and knows where it is.
@@ -165,6 +167,7 @@ class Fields {
     std::vector<RatePoint> points;
     const nlohmann::json& list = at(name);
     if (!list.is_array() || list.empty()) fail_user("{}: '{}' must be a list of [size, per second]", where_, name);
+    check_size(name);
     for (const nlohmann::json& entry : list) {
       const bool pair = entry.is_array() && entry.size() == 2 && entry[0].is_number() && entry[1].is_number();
       RatePoint point;
@@ -181,6 +184,11 @@ class Fields {
       points.push_back(point);
     }
     return points;
+  }
+  void check_size(const char* name) const {
+    const int64_t count = std::ssize(at(name));
+    if (count > kMostEntries)
+      fail_user("{}: '{}' has {} entries; it may have {}, so leave some out", where_, name, format_count(count), format_count(kMostEntries));
   }
   /// Every field is known, so that a misspelt one is found.
   void only(std::initializer_list<std::string_view> names) const {
@@ -200,8 +208,10 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
   ComputeProfile compute;
   compute.visit_s = fields.time_s("visit_s");
   compute.logit_s = fields.time_s("logit_s");
-  for (const char* list : {"matmul", "attention"})
+  for (const char* list : {"matmul", "attention"}) {
     if (!fields.at(list).is_array() || fields.at(list).empty()) fail_user("{}: '{}' must be a list with at least one entry", where, list);
+    fields.check_size(list);
+  }
   for (const nlohmann::json& entry : fields.at("matmul")) {
     Fields rates(entry, where + " matmul");
     rates.only({"compute", "weights", "width", "rows_to_flops_per_s"});

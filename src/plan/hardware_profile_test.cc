@@ -169,6 +169,35 @@ TEST(HardwareProfile, RatesThatCannotBeAreRefusedByName) {
   refused([](ComputeProfile& gpu) { gpu.attention.push_back(gpu.attention.front()); }, "cache 'bf16', queries_per_kv_head 1 is there twice");
 }
 
+TEST(HardwareProfile, ListsAreBounded) {
+  const auto refusal = [](const std::function<void(ComputeProfile&)>& change) -> std::string {
+    HardwareProfile profile = with_gpu();
+    change(*profile.gpu);
+    try {
+      profile_from_json(to_json(profile), "file.json");
+      return "none";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  const auto widths = [](int count) {
+    return [=](ComputeProfile& gpu) {
+      gpu.matmul.resize(1);
+      for (int i = 1; i < count; ++i) gpu.matmul.push_back(gpu.matmul.front()), gpu.matmul.back().width = 10'000 + i;
+    };
+  };
+  const auto rows = [](int count) {
+    return [=](ComputeProfile& gpu) {
+      gpu.matmul.front().points.clear();
+      for (int i = 1; i <= count; ++i) gpu.matmul.front().points.push_back({static_cast<double>(i), 1e9});
+    };
+  };
+  EXPECT_EQ(refusal(widths(1000)), "none");
+  EXPECT_THAT(refusal(widths(1001)), testing::HasSubstr("file.json: gpu: 'matmul' has 1,001 entries; it may have 1,000"));
+  EXPECT_EQ(refusal(rows(1000)), "none");
+  EXPECT_THAT(refusal(rows(1001)), testing::HasSubstr("'rows_to_flops_per_s' has 1,001 entries"));
+}
+
 TEST(HardwareProfile, WrongTextIsRefused) {
   EXPECT_THROW(profile_from_json("[]", "x"), Error);
   EXPECT_THROW(profile_from_json("{", "x"), Error);

@@ -287,6 +287,7 @@ std::string MapJob::shown_prompts(int64_t count) {
   TableRow row;
   std::string shown;
   columns_.clear();
+  known_columns_.clear();
   for (int64_t i = 0; i < count && table.next(&row); ++i) {
     check_row(table, row);
     shown += fmt::format("row {}:\n{}\n\n", row.number, options_.chat ? shown_conversation(prompts_->messages(table, row)) : prompts_->text(table, row));
@@ -335,8 +336,9 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
   if (output_kind_ == TableKind::kJsonl) return;
   for (const auto& [key, value] : dict->items()) {
     const std::string& name = key.text()->bytes;
-    if (std::find(columns_.begin(), columns_.end(), name) != columns_.end()) continue;
+    if (known_columns_.contains(name)) continue;
     if (columns_.size() == kMaxMapColumns) fail_user("{}: rows have more than {} different names; write JSONL", table.place(row), kMaxMapColumns);
+    known_columns_.insert(name);
     columns_.push_back(name);
   }
 }

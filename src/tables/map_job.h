@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "batch/rewritten_file.h"
@@ -105,6 +106,7 @@ class MapJob {
   nlohmann::ordered_json fields_;                   ///< of all bodies alike
   std::vector<std::string> added_, schema_fields_;  ///< columns
   std::vector<std::string> columns_;                ///< of a table with a header; of JSONL all names that come up, where the output has a header
+  std::unordered_set<std::string> known_columns_;   ///< of JSONL the same names
   bool has_answers_ = true;                         ///< the table has the column of right answers, or is to have it
   std::string fingerprint_;                         ///< of the table that the lines were made of
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <filesystem>
 
 #include "base/error.h"
@@ -190,6 +191,23 @@ std::string before_tag(std::string text, std::string_view final_text) {
   return whole ? text : std::string(jinja::strip(text, "", false, true));
 }
 
+constexpr std::string_view kNeedle = "needle";
+
+/// A text to look for in the place of a message's.
+std::string needle(size_t index) { return fmt::format("{0}{1}{0}", kNeedle, index); }
+
+/// Which of so many needles are in the text, in one pass.
+std::vector<bool> needles_in(std::string_view text, size_t count) {
+  std::vector<bool> found(count);
+  for (size_t at = text.find(kNeedle); at != std::string_view::npos; at = text.find(kNeedle, at)) {
+    at += kNeedle.size();  // the end of one may begin the next
+    size_t index = 0;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), index);
+    if (error == std::errc() && index < count && text.substr(at - kNeedle.size()).starts_with(needle(index))) found[index] = true;
+  }
+  return found;
+}
+
 }  // namespace
 
 ChatTemplate::ChatTemplate(const Templates& templates, std::string source, SpecialTokens special_tokens)
@@ -257,14 +275,14 @@ CallForm ChatTemplate::call_form() const {
 
 /// Whether the template goes through the parts of a content and writes their texts.
 bool ChatTemplate::finds_parts(const Named& named) const {
-  constexpr const char* kNeedle = "a text to look for";
-  const Value part = jinja::make_dict({{"type", "text"}, {"text", kNeedle}});
+  constexpr const char* kText = "a text to look for";
+  const Value part = jinja::make_dict({{"type", "text"}, {"text", kText}});
   Conversation probe;
   probe.messages = jinja::make_list({jinja::make_dict({{"role", "user"}, {"content", jinja::make_list({part})}})});
   try {
     const std::string text = run(named, probe.messages, probe, 0);
-    return text.find(kNeedle) != std::string::npos && text.find(std::string("'") + kNeedle) == std::string::npos &&
-           text.find(std::string("\"") + kNeedle) == std::string::npos;
+    return text.find(kText) != std::string::npos && text.find(std::string("'") + kText) == std::string::npos &&
+           text.find(std::string("\"") + kText) == std::string::npos;
   } catch (const Error&) {
     return false;
   }
@@ -284,7 +302,6 @@ std::string ChatTemplate::unread_field(const Conversation& conversation) const {
 void ChatTemplate::check_all_is_written(const Conversation& conversation, std::time_t now) const {
   const Named& named = chosen(conversation);
   const auto advice = "change it, or give another template with --chat-template FILE";
-  const auto needle = [](size_t index) { return fmt::format("needle{}needle", index); };
   std::vector<Value> messages;
   std::vector<std::pair<size_t, std::string>> looked_for;  // of which message, its role
   for (const Value& message : conversation.messages.list()->items) {
@@ -307,13 +324,12 @@ void ChatTemplate::check_all_is_written(const Conversation& conversation, std::t
   } catch (const Error&) {  // what is wrong is said when it is written out
     return;
   }
-  text = jinja::to_lower(text);
-  const auto is_written = [&](size_t index) { return text.find(needle(index)) != std::string::npos; };
+  const std::vector<bool> written = needles_in(jinja::to_lower(text), conversation.messages.list()->items.size());
   for (const auto& entry : looked_for) {
     const size_t index = entry.first;
     const std::string& role = entry.second;
-    if (is_written(index)) continue;
-    const bool others = std::any_of(looked_for.begin(), looked_for.end(), [&](const auto& other) { return other.second == role && is_written(other.first); });
+    if (written[index]) continue;
+    const bool others = std::any_of(looked_for.begin(), looked_for.end(), [&](const auto& other) { return other.second == role && written[other.first]; });
     if (others) fail_user("messages[{}] is left out by the model's chat template, which writes others of its role '{}'; {}", index, printable(role), advice);
     fail_user("messages[{}] has the role '{}', which the model's chat template leaves out; {}", index, printable(role), advice);
   }

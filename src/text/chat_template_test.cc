@@ -1,5 +1,7 @@
 #include "text/chat_template.h"
 
+#include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -276,6 +278,22 @@ TEST(ChatTemplate, NothingIsRefusedThatIsWritten) {
       EXPECT_EQ(text.find(content), std::string::npos) << file << " writes " << content << " of " << messages << ", and yet: " << why;
     }
   EXPECT_GT(written, 60);
+}
+
+TEST(ChatTemplate, ManyMessagesAreLookedForInOnePass) {
+  std::string messages = "[";
+  for (int i = 0; i < 200'000; ++i) messages += fmt::format(R"({}{{"role": "{}", "content": "a"}})", i > 0 ? "," : "", i % 2 == 0 ? "user" : "assistant");
+  Conversation asked;
+  asked.messages = jinja::parse_json_value(messages + "]", 1'000'000);
+  const auto refused = [&](const char* source) {
+    return refusal([&] { ChatTemplate({{"default", source}}, "a file", kTokens).check_all_is_written(asked, 0); });
+  };
+  EXPECT_EQ(refused("{% for m in messages %}{{ m.content }}{% endfor %}"), "none") << "one ends where the next begins";
+  EXPECT_EQ(refused("{% for m in messages|reverse %}{{ m.content }}{{ m.role }}{% endfor %}"), "none") << "in any order";
+  EXPECT_THAT(refused("{% for m in messages %}{% if not loop.last %}{{ m.content }}{% endif %}{% endfor %}"),
+              testing::HasSubstr("messages[199999] is left out"));
+  EXPECT_THAT(refused("{% for m in messages %}0{{ m.content|replace('needle12n', 'needle012n') }}{% endfor %}"),
+              testing::HasSubstr("messages[12] is left out"));
 }
 
 TEST(ChatTemplate, TheLastMessageCanBeContinued) {

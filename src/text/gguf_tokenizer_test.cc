@@ -49,7 +49,7 @@ TEST(GgufTokenizer, BytesAndMerges) {
   EXPECT_THAT(tokenizer->encode("ab ab<|end|>11<tool>", true), ElementsAre(3, 4, 7, 5, 5, 8));  // digits stand alone
   EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{3, 4, 7, 8}, true), "ab ab<tool>");
   EXPECT_EQ(tokenizer->eos(), 7);
-  EXPECT_FALSE(tokenizer->bos());
+  EXPECT_TRUE(tokenizer->prefix().empty());
   EXPECT_TRUE(has_tokenizer_files(folder.file("m.gguf")));
   const auto words = Tokenizer::load(folder.put("m.gguf", byte_level("llama-bpe").bytes()));
   EXPECT_THAT(words->encode("ab11", true), ElementsAre(7, 3, 6));  // begins texts where no field says otherwise

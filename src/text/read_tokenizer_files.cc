@@ -32,6 +32,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr int kMaxDepth = 100;
+constexpr const char* kSpecific = "model_specific_special_tokens";
 constexpr const char* kStandardTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
 bool is_standard(const std::string& name) { return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens); }
@@ -119,6 +120,9 @@ class Reader {
   void read_decoder();
   std::optional<Named> named_of(const Json& value, const std::string& name) const;
   void read_names();
+  /// As in transformers, tokens that are named beside it in other ways take the place of the whole field.
+  void drop_specific();
+  bool in_vocabulary(const std::string& content) const;
   void read_extra(const Json& list);
   void add_tokens();
   void add_tokens_of_class();
@@ -401,10 +405,10 @@ void Reader::read_decoder() {
   }
   merge_special_tokens_map();
   if (has("added_tokens.json")) {
-    std::vector<std::string> special_contents;
+    std::set<std::string> special_contents;
     auto note = [&](const Json& value, const char* name) {
       if (value.is_object() && value.contains("__type")) return;  // transformers hasn't read it as a token yet, so it's not special
-      if (auto named = named_of(value, name)) special_contents.push_back(named->token.content);
+      if (auto named = named_of(value, name)) special_contents.insert(named->token.content);
     };
     for (const char* name : kStandardTokens)
       if (auto found = config_.find(name); found != config_.end()) note(*found, name);
@@ -413,7 +417,7 @@ void Reader::read_decoder() {
     const std::string source = path("added_tokens.json");
     const Json listed = read_object(root_ / "added_tokens.json");
     for (const auto& [content, id] : listed.items()) {
-      const bool special = std::find(special_contents.begin(), special_contents.end(), content) != special_contents.end();
+      const bool special = special_contents.contains(content);
       put(checked_id(id, fmt::format("the token '{}'", printable(content)), source), {content, special, !special, false, false, false});
     }
   }
@@ -445,29 +449,35 @@ const Reader::Named* Reader::find_name(const std::string& name) const {
 void Reader::read_names() {
   names_.clear();
   extra_.clear();
-  auto default_of = [&](const std::string& name) -> const char* {
+  auto default_of = [&](const std::string& name) -> std::optional<std::string> {
     if (class_)
       for (const auto& [key, content] : class_->default_tokens)
-        if (key == name) return content;
-    return nullptr;
+        if (key == name) return content ? std::optional<std::string>(content) : std::nullopt;
+    // What texts are padded with becomes a special token.
+    const Json padding = out_.json.value("padding", Json());
+    if (name != "pad_token" || !padding.is_object() || !padding.contains(name)) return std::nullopt;
+    return json_text(padding, "pad_token", out_.source);
   };
   for (const char* name : kStandardTokens) {
     auto found = config_.find(name);
     std::optional<Named> named;
     if (found != config_.end()) named = named_of(*found, name);
-    else if (const char* content = default_of(name)) named = Named{special_of(content), true};
+    else if (const auto content = default_of(name)) named = Named{special_of(*content), true};
     if (!named) continue;
     // A name stands for the token of that content that is listed, with its flags.
     if (auto listed = by_content_.find(named->token.content); found != config_.end() && listed != by_content_.end()) named = Named{listed->second, false};
     names_.emplace_back(name, *named);
   }
+  std::map<std::string, size_t> places;
+  for (const auto& [name, named] : names_) places.emplace(name, places.size());
   auto set = [&](const std::string& key, const Named& named) {
-    for (auto& [name, old] : names_)
-      if (name == key) {
-        old = named;
-        return;
-      }
-    names_.emplace_back(key, named);
+    const auto [place, fresh] = places.emplace(key, names_.size());
+    if (fresh) names_.emplace_back(key, named);
+    else names_[place->second].second = named;
+  };
+  auto set_all = [&](const Json& tokens) {
+    for (const auto& [key, value] : tokens.items())
+      if (auto named = named_of(value, key)) set(key, *named);
   };
   if (class_)
     for (const auto& [key, content] : class_->default_tokens)
@@ -475,12 +485,15 @@ void Reader::read_names() {
   for (const auto& [key, value] : config_.items())  // image_token and the like
     if (key.ends_with("_token") && !is_standard(key) && (value.is_string() || (value.is_object() && value.contains("content"))))
       set(key, *named_of(value, key));
+  if (auto specific = config_.find(kSpecific); specific != config_.end() && !specific->is_null()) {
+    if (!specific->is_object()) fail_user("{}: the field '{}' is {}, not an object of tokens", path("tokenizer_config.json"), kSpecific, shown(*specific));
+    set_all(*specific);
+  }
   auto extra = config_.find("extra_special_tokens");
   if (extra == config_.end()) extra = config_.find("additional_special_tokens");  // of special_tokens_map.json
   if (extra == config_.end() || extra->is_null()) return;
   if (extra->is_object()) {
-    for (const auto& [key, value] : extra->items())
-      if (auto named = named_of(value, key)) set(key, *named);
+    set_all(*extra);
   } else if (extra->is_array()) {
     read_extra(*extra);
   } else {
@@ -491,6 +504,21 @@ void Reader::read_names() {
 void Reader::read_extra(const Json& list) {
   for (const Json& value : list)
     if (auto named = named_of(value, "extra_special_tokens")) extra_.push_back(*named);
+}
+
+void Reader::drop_specific() {
+  const auto is_token = [](const auto& field) { return field.key().ends_with("_token") && !is_standard(field.key()) && field.value().is_string(); };
+  const Json extra = config_.value("extra_special_tokens", Json());
+  bool others = extra.is_object() && !extra.empty();
+  for (auto field = config_.begin(); field != config_.end() && !others; ++field) others = is_token(field);
+  if (others) config_.erase(kSpecific);
+}
+
+bool Reader::in_vocabulary(const std::string& content) const {
+  const auto model = out_.json.find("model");
+  if (model == out_.json.end() || !model->is_object()) return false;
+  const auto vocab = model->find("vocab");
+  return vocab != model->end() && vocab->is_object() && vocab->contains(content);
 }
 
 void Reader::expect_ids(const std::vector<TokenWithId>& listed, const char* file) {
@@ -513,26 +541,30 @@ void Reader::add_tokens() {
   for (const AddedToken& token : out_.added) known[token.content] = true;
   for (const auto& [id, token] : decoder_) from_decoder.push_back({id, token});
   std::vector<AddedToken> later;
-  auto is_named = [&](const std::string& content) {
-    return std::any_of(names_.begin(), names_.end(), [&](const auto& entry) { return entry.second.token.content == content; });
-  };
+  std::set<std::string_view> contents_of_names;
+  for (const auto& [name, named] : names_) contents_of_names.insert(named.token.content);
   for (const TokenWithId& entry : from_decoder) {
     known[entry.token.content] = true;
     later.push_back(entry.token);
   }
   expect_ids(from_decoder, "the added tokens");
   // Two names for one new token: given in two ways it's added twice, and the last flags count.
-  std::vector<const Named*> considered;
+  std::map<std::string_view, std::vector<const Named*>> considered;  // of one content a few, with other flags
   auto consider = [&](const Named& named) {
     auto same = [&](const Named* other) { return other->is_text == named.is_text && other->token == named.token; };
-    if (known.contains(named.token.content) || std::any_of(considered.begin(), considered.end(), same)) return false;
-    considered.push_back(&named);
+    std::vector<const Named*>& others = considered[named.token.content];
+    if (known.contains(named.token.content) || std::any_of(others.begin(), others.end(), same)) return false;
+    others.push_back(&named);
     later.push_back(named.token);
     return true;
   };
   int new_names = 0;  // of config_, whose order is lost
+  const auto is_default = [&](const std::string& name) {
+    return class_ && !config_.contains(name) &&
+           std::any_of(class_->default_tokens.begin(), class_->default_tokens.end(), [&](const auto& entry) { return entry.first == name; });
+  };
   for (const auto& [name, named] : names_)
-    if (consider(named) && !is_standard(name) && config_.contains(name)) ++new_names;
+    if (consider(named) && !is_standard(name) && !is_default(name) && !in_vocabulary(named.token.content)) ++new_names;
   if (new_names > 1)
     fail_user(
         "{}: {} tokens beside the usual ones are named, but not listed with their ids; write all files anew with "
@@ -540,7 +572,7 @@ void Reader::add_tokens() {
         path("tokenizer_config.json"), new_names);
   for (const Named& named : extra_) consider(named);
   for (AddedToken& token : later) {
-    if (is_named(token.content)) token.special = true;
+    if (contents_of_names.contains(token.content)) token.special = true;
     out_.added.push_back(token);
   }
   if (class_) add_tokens_of_class();
@@ -601,6 +633,7 @@ TokenizerFiles Reader::read() {
     config_["extra_special_tokens"] = std::move(config_["additional_special_tokens"]);
     config_.erase("additional_special_tokens");
   }
+  drop_specific();
   std::vector<std::string> twice;  // of which model/read_config.cc warns
   model_config_ = read_object(root_ / "config.json", &twice);
   choose_class();

@@ -108,7 +108,7 @@ class JsonTokenizer : public Tokenizer {
   }
 
   int64_t vocab_size() const override { return static_cast<int64_t>(texts_.size()); }
-  std::optional<int32_t> bos() const override { return prefix_.empty() ? std::nullopt : std::optional(prefix_.front()); }
+  std::span<const int32_t> prefix() const override { return prefix_; }
   std::optional<int32_t> eos() const override { return eos_; }
   std::vector<std::pair<std::string, std::string>> special_tokens() const override { return special_tokens_; }
 

@@ -47,11 +47,15 @@ class Tokenizer {
   virtual bool is_byte_token(int32_t token) const = 0;
 
   virtual int64_t vocab_size() const = 0;
-  /// The token that encode(text, true) puts before every text; none where it puts none. A text that brings its
-  /// own (encode(text, false) begins with this token) gets it twice.
-  virtual std::optional<int32_t> bos() const = 0;
-  /// How bos() is written in a text; empty without one.
-  std::string bos_text() const { return bos() ? token_text(*bos()) : ""; }
+  /// The tokens that encode(text, true) puts before every text: most often one (BOS), or none. A text that brings its
+  /// own (encode(text, false) begins with these tokens) gets them twice.
+  virtual std::span<const int32_t> prefix() const = 0;
+  /// How prefix() is written in a text.
+  std::string prefix_text() const {
+    std::string text;
+    for (const int32_t token : prefix()) text += token_text(token);
+    return text;
+  }
   virtual std::optional<int32_t> eos() const = 0;
   /// "bos_token" and its like, as the checkpoint's files name them, and how each is written: what chat templates are given.
   virtual std::vector<std::pair<std::string, std::string>> special_tokens() const { return {}; }

@@ -70,8 +70,8 @@ const std::vector<TokenizerClass>& classes() {
   constexpr const char* kEnd = "<|endoftext|>";
   // clang-format off
   static const std::vector<TokenizerClass> table{
-      {"GPT2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
-      {"CodeGenTokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
+      {"GPT2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}, {"pad_token", nullptr}}, make_gpt2},
+      {"CodeGenTokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}, {"pad_token", nullptr}}, make_gpt2},
       {"GPTNeoXTokenizer", true, false, false, true, false,
        {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}, {"pad_token", "<|padding|>"}}, make_neox},
       {"Qwen2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"eos_token", kEnd}, {"pad_token", kEnd}}, make_qwen2},

@@ -24,7 +24,7 @@ struct TokenizerClass {
   bool prefix_space_by_default;
   bool always_own_template;                                         ///< the post-processor of a tokenizer.json isn't read either
   bool begins_by_default;                                           ///< add_bos_token where nothing says so
-  std::vector<std::pair<const char*, const char*>> default_tokens;  ///< name, content
+  std::vector<std::pair<const char*, const char*>> default_tokens;  ///< name, content; null: there is none, whatever tokenizer.json's `padding` says
   /// Sets normalizer, pre_tokenizer, decoder and the model's flags, as in a tokenizer.json.
   void (*make_steps)(nlohmann::json& tokenizer, const ClassOptions& options);
 };

@@ -3,6 +3,7 @@
 
 #include "text/tokenizer_files.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -77,28 +78,32 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
   struct Case {
     const char *base, *form, *file, *content, *what;
   };
-  const Case table[] = {{"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "WhisperTokenizer"})", "WhisperTokenizer"},
-                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})", "save_pretrained"},
-                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})", "save_pretrained"},
-                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "MyTokenizer"})", "save_pretrained"},
-                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": 3})", "tokenizer_class"},
-                        {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
-                        {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "added_tokens_decoder"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"500": "a"}})", "content"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": 3})", "bos_token"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": "x"})", "extra_special_tokens"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"a_token": "<new1>", "b_token": "<new2>"})", "save_pretrained"},
-                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": "a", "bos_token": "b"})", "bos_token"},
-                        {"gpt2-like", "whole", "added_tokens.json", R"({"x": -3})", "-3"},
-                        {"gpt2-like", "whole", "special_tokens_map.json", "[]", "special_tokens_map.json"}};
+  const Case table[] = {
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "WhisperTokenizer"})", "WhisperTokenizer"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "MyTokenizer"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": 3})", "tokenizer_class"},
+      {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"500": "a"}})", "content"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": 3})", "bos_token"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": "x"})", "extra_special_tokens"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"a_token": "<new1>", "b_token": "<new2>"})", "save_pretrained"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": {"b": "<new1>", "a": "<new2>"}})", "save_pretrained"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"model_specific_special_tokens": {"b": "<new1>", "a": "<new2>"}})", "save_pretrained"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"model_specific_special_tokens": ["a"]})", "model_specific_special_tokens"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": "a", "bos_token": "b"})", "bos_token"},
+      {"gpt2-like", "whole", "added_tokens.json", R"({"x": -3})", "-3"},
+      {"gpt2-like", "whole", "special_tokens_map.json", "[]", "special_tokens_map.json"}};
   for (const Case& c : table) {
     SCOPED_TRACE(c.content);
     TestFolder folder;
@@ -109,6 +114,31 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
   TestFolder folder;
   folder.put("tokenizer.model", "x");
   expect_refused(folder, "tokenizer.model");
+}
+
+TEST(TokenizerFiles, ManyTokensAreReadInOnePass) {
+  constexpr int kMany = 200'000;
+  Json names, listed, decoder, fresh = Json::array();
+  for (int i = 0; i < kMany; ++i) {
+    const std::string content = fmt::format("<|{:09}|>", i);
+    names[fmt::format("a{}_token", i)] = content;
+    listed[content] = 1000 + i;
+    decoder[std::to_string(1000 + i)] = {{"content", content}, {"special", true}};
+    fresh.push_back(content);
+  }
+  Json named = names;
+  named["added_tokens_decoder"] = decoder;
+  const auto size_with = [](const char* file, const Json& content, const Json& config) {
+    TestFolder folder;
+    write_tokenizer(folder, base_tokenizer("llama3-like"), true);
+    folder.put("tokenizer_config.json", config.dump());
+    folder.put(file, content.dump());
+    return Tokenizer::load(folder.path().string())->vocab_size();
+  };
+  const int64_t before = size_with("tokenizer_config.json", Json::object(), Json::object());
+  EXPECT_EQ(size_with("tokenizer_config.json", named, named), before + kMany);
+  EXPECT_EQ(size_with("tokenizer_config.json", {{"extra_special_tokens", fresh}}, Json::object()), before + kMany);
+  EXPECT_EQ(size_with("added_tokens.json", listed, {{"extra_special_tokens", fresh}}), before + kMany);
 }
 
 // A file that is there and cannot be read is not one that is missing.

@@ -191,7 +191,7 @@ void check(const flexgen::Tokenizer& tokenizer, const std::string& text) {
     tokenizer.token_text(ids[i]);
   }
   stream.finish();
-  tokenizer.bos_text();
+  tokenizer.prefix_text();
 }
 
 }  // namespace

@@ -61,8 +61,7 @@ TEST(Tokenizer, OptPutsItsEndTokenFirst) {
   if (!fs::exists(kShared / "tokenizers" / "opt")) GTEST_SKIP() << "no ../shared";
   auto tokenizer = Tokenizer::load((kShared / "tokenizers" / "opt").string());
   EXPECT_EQ(tokenizer->encode("Hello world", true), (std::vector<int32_t>{2, 31414, 232}));
-  EXPECT_EQ(tokenizer->bos(), 2);
-  EXPECT_EQ(tokenizer->bos_text(), "</s>");
+  EXPECT_EQ(tokenizer->prefix_text(), "</s>");
   EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{2, 31414, 232}, true), "Hello world");
 }
 

@@ -35,7 +35,7 @@ class Bytes : public Tokenizer {
   std::string token_bytes(int32_t token) const override { return token < 256 ? std::string(1, static_cast<char>(token)) : token == 257 ? "\"a" : ""; }
   bool is_byte_token(int32_t) const override { return false; }
   int64_t vocab_size() const override { return 258; }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::span<const int32_t> prefix() const override { return {}; }
   std::optional<int32_t> eos() const override { return 256; }
 };
 
@@ -364,7 +364,7 @@ class Words : public Tokenizer {
   std::string token_bytes(int32_t token) const override { return static_cast<size_t>(token) < kWords ? words_[static_cast<size_t>(token)] : ""; }
   bool is_byte_token(int32_t) const override { return false; }
   int64_t vocab_size() const override { return kWords + 1; }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::span<const int32_t> prefix() const override { return {}; }
   std::optional<int32_t> eos() const override { return static_cast<int32_t>(kWords); }
 
  private:

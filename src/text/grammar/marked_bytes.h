@@ -36,7 +36,7 @@ class MarkedBytes : public Tokenizer {
   std::string token_bytes(int32_t token) const override { return token > 256 && are_special_ ? "" : token_text(token); }
   bool is_byte_token(int32_t) const override { return false; }
   int64_t vocab_size() const override { return 257 + std::ssize(kMarks); }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::span<const int32_t> prefix() const override { return {}; }
   std::optional<int32_t> eos() const override { return 256; }
 
  private:

@@ -3,7 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstring>
+#include <unordered_set>
 
+#include "text/jinja/budget.h"
 #include "text/unicode.h"
 
 namespace flexgen::jinja {
@@ -78,19 +81,36 @@ bool is_printable(uint32_t codepoint) {
   }
 }
 
+size_t find_text(std::string_view text, std::string_view part, size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  if (part.empty()) return from;
+  const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  return found ? static_cast<size_t>(static_cast<const char*>(found) - text.data()) : std::string_view::npos;
+}
+
+size_t rfind_text(std::string_view text, std::string_view part) {
+  const std::string turned(text.rbegin(), text.rend()), turned_part(part.rbegin(), part.rend());
+  const size_t at = find_text(turned, turned_part);
+  return at == std::string_view::npos ? at : text.size() - at - part.size();
+}
+
 std::string_view strip(std::string_view text, std::string_view chars, bool left, bool right) {
-  const auto goes = [&](size_t at, size_t bytes) {
-    return chars.empty() ? is_python_space(codepoint_at(text, at)) : chars.find(text.substr(at, bytes)) != std::string_view::npos;
+  step(static_cast<int64_t>(chars.size()));
+  std::unordered_set<uint32_t> known;
+  for (size_t at = 0; at < chars.size(); at += character_bytes(chars, at)) known.insert(codepoint_at(chars, at));
+  const auto goes = [&](size_t at) {
+    const uint32_t c = codepoint_at(text, at);
+    return chars.empty() ? is_python_space(c) : known.contains(c);
   };
   while (left && !text.empty()) {
     const size_t bytes = character_bytes(text, 0);
-    if (!goes(0, bytes)) break;
+    if (!goes(0)) break;
     text.remove_prefix(bytes);
   }
   while (right && !text.empty()) {
     size_t at = text.size() - 1;
     while (at > 0 && is_continuation(text[at])) --at;
-    if (!goes(at, text.size() - at)) break;
+    if (!goes(at)) break;
     text = text.substr(0, at);
   }
   return text;

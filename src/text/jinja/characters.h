@@ -20,7 +20,11 @@ bool is_python_space(uint32_t codepoint);
 /// Whether repr() writes the character as it is.
 bool is_printable(uint32_t codepoint);
 
-/// str.strip(): `chars` empty: blanks.
+/// str.find() and str.rfind() in bytes, npos without: in linear time, which those of std::string_view are not. A template may look for any part in any text.
+size_t find_text(std::string_view text, std::string_view part, size_t from = 0);
+size_t rfind_text(std::string_view text, std::string_view part);
+
+/// str.strip(): `chars` empty: blanks; else a step of the budget for each.
 std::string_view strip(std::string_view text, std::string_view chars, bool left, bool right);
 
 /// By Unicode's simple mappings (a letter becomes one letter).

@@ -168,7 +168,7 @@ bool contains(const Value& container, const Value& item) {
     const Text* part = item.text();
     if (!part) fail("'in <string>' requires string as left operand, not {}", type_name(item));
     step_bytes(text->bytes.size());
-    return text->bytes.find(part->bytes) != std::string::npos;
+    return find_text(text->bytes, part->bytes) != std::string_view::npos;
   }
   if (const Dict* dict = container.dict()) return dict->find(item) != nullptr;
   if (container.undefined()) return false;

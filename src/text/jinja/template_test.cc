@@ -184,6 +184,42 @@ TEST_F(JinjaTemplate, HostileTemplatesEnd) {
   refused("{% for a in [1] %}{{ namespace }}{% endfor %}{% macro f(f) %}{{ f(f) }}{% endmacro %}{{ f(f) }}", "");
 }
 
+TEST_F(JinjaTemplate, LongPartsAreLookedForInLinearTime) {
+  const std::string a = "'a' * 1000 * 10000", text = "{% set t = 'a' * 1000 * 20000 %}", behind = "(" + a + " ~ 'b')", before = "('b' ~ " + a + ")";
+  const auto given = [&](const std::string& expression) { return Template(text + "{{ " + expression + " }}").render({}, 0); };
+  EXPECT_EQ(given("t.find(" + behind + ")"), "-1");
+  EXPECT_EQ(given("t.rfind(" + before + ")"), "-1");
+  EXPECT_EQ(given(behind + " in t"), "False");
+  EXPECT_EQ(given("t.count(" + behind + ")"), "0");
+  EXPECT_EQ(given("t.replace(" + behind + ", '')|length"), "20000000");
+  EXPECT_EQ(given("t.split(" + behind + ")|length"), "1");
+  EXPECT_EQ(given("t.rsplit(" + before + ")|length"), "1");
+  EXPECT_EQ(given("t.rpartition(" + before + ")[1]"), "");
+  EXPECT_EQ(Template("{{ ('a' * 1000000).strip('b' * 1000000 ~ 'a') }}").render({}, 0), "");
+  EXPECT_NE(error_of("{% set b = 'b' * 1000000 %}{% for i in range(100) %}{{ 'a'.strip(b) }}{% endfor %}").find("steps"), std::string::npos);
+}
+
+TEST_F(JinjaTemplate, PartsAreFoundWhereTheyAre) {
+  for (const auto& [expression, wanted] : std::initializer_list<std::pair<const char*, const char*>>{{"'äbäbä'.find('bä')", "1"},
+                                                                                                     {"'äbäbä'.rfind('bä')", "3"},
+                                                                                                     {"'äbäbä'.find('bä', 2)", "3"},
+                                                                                                     {"'ab'.find('')", "0"},
+                                                                                                     {"'ab'.rfind('')", "2"},
+                                                                                                     {"'ab'.find('abc')", "-1"},
+                                                                                                     {"'ab'.rfind('abc')", "-1"},
+                                                                                                     {"'' in ''", "True"},
+                                                                                                     {"'aaaa'.count('aa')", "2"},
+                                                                                                     {"'aaa'.rsplit('aa')|tojson", R"(["a", ""])"},
+                                                                                                     {"'a--b--c'.rsplit('--', 1)|tojson", R"(["a--b", "c"])"},
+                                                                                                     {"'a--b--c'.rsplit('--')|tojson", R"(["a", "b", "c"])"},
+                                                                                                     {"'--a'.rsplit('--')|tojson", R"(["", "a"])"},
+                                                                                                     {"'a--b'.rsplit('--', 0)|tojson", R"(["a--b"])"},
+                                                                                                     {"'a>b>c'.rpartition('>')[0]", "a>b"},
+                                                                                                     {"'äxé'.strip('éä')", "x"},
+                                                                                                     {"'\u00e9\u00a9'.strip('\u00e9')|length", "1"}})
+    EXPECT_EQ(Template(std::string("{{ ") + expression + " }}").render({}, 0), wanted) << expression;
+}
+
 TEST_F(JinjaTemplate, NamespacesThatHoldThemselvesGoAway) {
   // Leaks would show under AddressSanitizer.
   EXPECT_EQ(Template("{% set a = namespace() %}{% set a.b = a %}{% macro f() %}{% endmacro %}{% set a.f = f %}{% set a.g = [a, f] %}{{ a.b.b.g|length }}")

@@ -95,7 +95,7 @@ Value find_method(Run&, const Value& self, Args& args) {
   const Bound bound(args, "find()", {"sub", "start", "end"}, 1);
   int64_t first = 0;
   const std::string_view text = part_of(bytes_of(self), bound, 1, 2, &first);
-  const size_t at = kRight ? text.rfind(bound.text(0, "")) : text.find(bound.text(0, ""));
+  const size_t at = kRight ? rfind_text(text, bound.text(0, "")) : find_text(text, bound.text(0, ""));
   if (at != std::string_view::npos) return first + count_characters(text.substr(0, at));
   if (kMustBe) fail("substring not found");
   return -1;
@@ -106,7 +106,7 @@ Value count(Run&, const Value& self, Args& args) {
   const std::string_view text = part_of(bytes_of(self), bound, 1, 2, nullptr), part = bound.text(0, "");
   if (part.empty()) return count_characters(text) + 1;
   int64_t found = 0;
-  for (size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + part.size())) ++found;
+  for (size_t at = find_text(text, part); at != std::string_view::npos; at = find_text(text, part, at + part.size())) ++found;
   return found;
 }
 
@@ -134,7 +134,7 @@ Value partition(Run&, const Value& self, Args& args) {
   const Bound bound(args, "partition()", {"sep"}, 1);
   const std::string_view text = bytes_of(self), separator = bound.text(0, "");
   if (separator.empty()) fail("empty separator");
-  const size_t at = kRight ? text.rfind(separator) : text.find(separator);
+  const size_t at = kRight ? rfind_text(text, separator) : find_text(text, separator);
   std::vector<Value> parts;
   if (at != std::string_view::npos) parts = {text.substr(0, at), separator, text.substr(at + separator.size())};
   else if (kRight) parts = {"", "", text};
@@ -241,13 +241,17 @@ std::vector<std::string_view> split_text(std::string_view text, std::optional<st
   const auto more = [&] { return most < 0 || std::ssize(parts) < most; };
   if (separator) {
     if (separator->empty()) fail("empty separator");
+    // From the right it is the text turned around that is searched.
+    const std::string turned = from_right ? std::string(text.rbegin(), text.rend()) : "", looked_for(separator->rbegin(), separator->rend());
+    size_t begin = 0;  // as counted from where the search begins
+    const auto part = [&](size_t end) { return text.substr(from_right ? text.size() - end : begin, end - begin); };
     while (more()) {
-      const size_t at = from_right ? text.rfind(*separator) : text.find(*separator);
+      const size_t at = from_right ? find_text(turned, looked_for, begin) : find_text(text, *separator, begin);
       if (at == std::string_view::npos) break;
-      parts.push_back(from_right ? text.substr(at + separator->size()) : text.substr(0, at));
-      text = from_right ? text.substr(0, at) : text.substr(at + separator->size());
+      parts.push_back(part(at));
+      begin = at + separator->size();
     }
-    parts.push_back(text);
+    parts.push_back(part(text.size()));
   } else {
     for (;;) {
       text = strip(text, "", !from_right, from_right);
@@ -300,7 +304,7 @@ std::string replaced(std::string_view text, std::string_view old, std::string_vi
       at += character_bytes(text, at);
       continue;
     }
-    const size_t found = text.find(old, at);
+    const size_t found = find_text(text, old, at);
     if (found == std::string_view::npos) break;
     out.add(text.substr(at, found - at)).add(by);
     at = found + old.size();
