@@ -56,7 +56,11 @@ class EngineRunner : public BatchRunner {
     }
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_, files_, kPeakTimeS, write_directory_);
-    if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
+    if (!team_ || team_->num_stages() == 1) {  // stages know it already
+      std::optional<StopSignals::AtOnce> at_once;
+      if (!team_) at_once.emplace(kExitStopped);
+      set_hardware(engine_, flags_);
+    }
     engine_.prepare(workload);
     if (attention != options.end()) attention->second = engine_.policy().attention_beside() ? "cpu" : "gpu";
     if (!team_ || team_->is_root()) print_note("{}", plan_table(engine_));
@@ -219,7 +223,9 @@ int run_alone(const RunBatchOptions& given, BatchSteps steps = {}) {
   const std::string path = steps.input.empty() ? options.input : steps.input;
   ReadInput read = choose_dtypes_of_job(options, path, chosen, signals.stop());
   if (read.lines && read.lines->stopped()) return tell({.stopped = true}, options, output, "");
+  std::optional<StopSignals::AtOnce> at_once(std::in_place, kExitStopped);
   Engine engine(chosen);
+  at_once.reset();
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchModel model = batch_model_of(options, chosen, engine);
