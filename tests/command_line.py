@@ -228,7 +228,7 @@ class Test:
             if found != code or out or "byte 2 is not valid UTF-8" not in said:
                 fail(f"{prompt}: ended with {found}: {out}{said}")
         found, out, said = self.run("generate", "--model", self.model, *self.few, "-", stdin="a\n" * (2 << 20))
-        if found != 1 or "is longer than 2.0 MiB" not in said:
+        if found != 1 or "is longer than 2.00 MiB" not in said:
             fail(f"a prompt of 4 MiB on standard input: ended with {found}: {said}")
         output = os.path.join(self.work, "none.jsonl")
         for code, command in ((1, ["inspect", self.work]), (1, ["generate", "--model", self.work + "/none", "x"]), (2, ["fly"]), (2, ["run-batch", "--input", "x"]), (2, ["generate", "--no-such-flag"]),
