@@ -227,12 +227,15 @@ class Test:
             found, out, said = self.run("generate", "--model", self.model, *self.few, prompt, stdin=stdin)
             if found != code or out or "byte 2 is not valid UTF-8" not in said:
                 fail(f"{prompt}: ended with {found}: {out}{said}")
+        found, out, said = self.run("generate", "--model", self.model, *self.few, "-", stdin="a\n" * (2 << 20))
+        if found != 1 or "is longer than 2.00 MiB" not in said:
+            fail(f"a prompt of 4 MiB on standard input: ended with {found}: {said}")
         output = os.path.join(self.work, "none.jsonl")
         for code, command in ((1, ["inspect", self.work]), (1, ["generate", "--model", self.work + "/none", "x"]), (2, ["fly"]), (2, ["run-batch", "--input", "x"]), (2, ["generate", "--no-such-flag"]),
                               (1, ["run-batch", "--model", self.model, "-i", self.work + "/none", "-o", output, *self.few]), (1, ["merge", "-i", self.input, "-o", output]),
                               (1, ["run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "1KiB"]),
                               (2, ["doctor", "--disk-only"]), (1, ["doctor", "--disk-dir", self.work + "/none"]), (1, ["eval", "--model", self.model, "--task", self.work + "/none"]),
-                              (2, ["plan", "--model", self.model, "--config", self.work + "/none"]), (1, ["bench", "--model", "no-such-shape"]), (2, ["completion", "tcsh"])):
+                              (1, ["plan", "--model", self.model, "--config", self.work + "/none"]), (1, ["bench", "--model", "no-such-shape"]), (2, ["completion", "tcsh"])):
             found, out, said = self.run(*command)
             same(out, "", f"stdout of {command}")
             if found != code or not said.startswith("flexgen: "):

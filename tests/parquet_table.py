@@ -45,6 +45,20 @@ def main():
                 want = [value if value is not None or ending == ".jsonl" or name != "kind" else "" for value in table[name].to_pylist()]
                 check(back[name].to_pylist() == want, f"{ending} {name}: {back[name].to_pylist()} of the type {back[name].type}")
 
+        # What a block of Arrow's usual size, or Python's own types, would not hold; one column; no rows.
+        nanoseconds = {"at": pa.array([1234567890123456789, None], pa.timestamp("ns")), "zone": pa.array([1234567890123456789, None], pa.timestamp("ns", "Europe/Berlin")),
+                       "time": pa.array([1234567890123, None], pa.time64("ns"))}
+        for name, table in (("row of 2 MiB", pa.table({"a": ["x" * (2 << 20), "y"], "n": [1, 2]})), ("nanoseconds", pa.table(nanoseconds)),
+                            ("one column", pa.table({"yes": [True, None, False]})), ("no rows", pa.table({"n": pa.array([], pa.int64())}))):
+            for ending in (".jsonl", ".csv"):
+                pq.write_table(table, path("t.parquet"))
+                convert("t.parquet", "t" + ending)
+                convert("t" + ending, "back.parquet", "t.parquet")
+                back = pq.read_table(path("back.parquet"))
+                check(back.equals(table), f"{name} {ending}: {str(back.schema)}, {back.num_rows} rows")
+        with open(path("empty.jsonl"), "w"):
+            check("give LIKE.parquet" in convert("empty.jsonl", "back.parquet", code=1), "no rows, and no LIKE")
+
         pq.write_table(pa.table({"f": [float("nan"), 0.5], "m": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64()))}), path("m.parquet"))
         convert("m.parquet", "m.jsonl")
         with open(path("m.jsonl")) as file:

@@ -20,6 +20,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 BATCH_ROWS = 10_000
+BLOCK_BYTES = 65 << 20  # a row must fit, and flexgen map takes rows of 64 MiB
 
 
 def plain(value):
@@ -50,6 +51,15 @@ def plain_row(row):
     return row
 
 
+def counts_nanoseconds(kind):
+    return kind == pa.time64("ns") or (pa.types.is_timestamp(kind) and kind.unit == "ns")
+
+
+def with_nanoseconds(column):
+    """As texts, where Python's own types have no nanoseconds."""
+    return column.cast(pa.string()) if counts_nanoseconds(column.type) else column
+
+
 def from_parquet(source, target):
     file = pq.ParquetFile(source)
     names = file.schema_arrow.names
@@ -63,6 +73,7 @@ def from_parquet(source, target):
         return
     with open(target, "w", encoding="utf-8") as out:
         for batch in file.iter_batches(BATCH_ROWS):
+            batch = pa.record_batch([with_nanoseconds(column) for column in batch.columns], batch.schema.names)
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 out.write(json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -84,9 +95,15 @@ def as_read(kind, within=False):
     return pa.float32() if pa.types.is_float16(kind) else kind
 
 
+def nanoseconds_of(time):
+    hours, minutes, seconds = time.split(":")
+    return (int(hours) * 60 + int(minutes)) * 60 * 10**9 + int(decimal.Decimal(seconds) * 10**9)
+
+
 def of_kind(column, kind):
     if pa.types.is_time(kind) and pa.types.is_string(column.type):  # which Arrow does not cast
-        return pa.array([value and datetime.time.fromisoformat(value) for value in column.to_pylist()], kind)
+        read = nanoseconds_of if counts_nanoseconds(kind) else datetime.time.fromisoformat
+        return pa.array([value and read(value) for value in column.to_pylist()], kind)
     return column.cast(kind)
 
 
@@ -96,9 +113,18 @@ def to_parquet(source, target, like=""):
     if source.endswith(".csv"):
         read = {name: kind if pa.types.is_dictionary(wanted[name]) else wanted[name] for name, kind in read.items() if not pa.types.is_nested(kind)}
         convert = pyarrow.csv.ConvertOptions(column_types=read)
-        reader = pyarrow.csv.open_csv(source, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+        def opened(ignores):
+            return pyarrow.csv.open_csv(source, pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES), pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=ignores), convert)
+        reader = opened(True)
+        if len(reader.schema) == 1:  # an empty line is a row then
+            reader = opened(False)
+    elif os.path.getsize(source) == 0:  # a table without rows, of which Arrow reads none
+        if not like:
+            raise ValueError("it has no rows, so nothing tells its columns; give LIKE.parquet")
+        return pq.write_table(pq.read_schema(like).empty_table(), target)
     else:
-        reader = pyarrow.json.open_json(source, parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(read.items()))))
+        options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(read.items())))
+        reader = pyarrow.json.open_json(source, pyarrow.json.ReadOptions(block_size=BLOCK_BYTES), options)
     schema = pa.schema([(field.name, wanted[field.name] if field.name in read else field.type) for field in reader.schema])
     with pq.ParquetWriter(target, schema) as out:
         for batch in reader:

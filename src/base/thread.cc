@@ -31,7 +31,7 @@ std::string thread_limits() {
 }  // namespace
 
 void fail_thread(std::string_view what, const std::system_error& error) {
-  fail_user(
+  fail_io(
       "cannot start a thread for {}: the system has no more threads for this process ({}): {}; give fewer --threads, end other processes, or raise the limit",
       what, error.code().message(), thread_limits());
 }

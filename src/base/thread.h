@@ -11,10 +11,10 @@
 
 namespace flexgen {
 
-/// Throws Error{user} for a thread that could not be started: what it was for, which limit was reached, what to do.
+/// Throws Error{io} for a thread that could not be started: what it was for, which limit was reached, what to do.
 [[noreturn]] void fail_thread(std::string_view what, const std::system_error& error);
 
-/// A thread that runs work(). `what` names what it is for, like "the progress display". Throws Error{user} if the system has no thread for us.
+/// A thread that runs work(). `what` names what it is for, like "the progress display". Throws Error{io} if the system has no thread for us.
 template <typename Work>
 std::thread start_thread(std::string_view what, Work&& work) {
   try {
@@ -38,7 +38,7 @@ auto start_async(std::string_view what, Work&& work) {
 inline constexpr int64_t kStackBytes = int64_t{8} << 20;
 
 /// Threads that are started from now on have kStackBytes of stack at least, whatever `ulimit -s` says, which is where the C library takes their size from. Returns work(), which has as much:
-/// it is called here, or, where the limit is lower, in a thread of its own, which alone hears signals then. For the first thread, before it starts others. Throws Error{user} as start_thread() does.
+/// it is called here, or, where the limit is lower, in a thread of its own, which alone hears signals then. For the first thread, before it starts others. Throws Error{io} as start_thread() does.
 int with_enough_stack(const std::function<int()>& work);
 
 }  // namespace flexgen

@@ -53,7 +53,7 @@ const std::map<std::string, Field>& fields() {
       {"length_penalty", {is_one, "beam search is not supported; leave it out or make it 1"}},
       {"early_stopping", {is_false, "beam search is not supported; leave it out or make it false"}},
       {"guided_decoding_backend", {[](const Json& value) { return value == "auto" || value == "xgrammar"; }, "xgrammar is the only one; leave it out"}},
-      {"guided_whitespace_pattern", {never, "is not supported; structured_outputs has disable_any_whitespace"}}, {"structural_tag", {never, kNotBuilt}}, {"allowed_token_ids", {never, "is not supported; use logit_bias or bad_words"}},
+      {"guided_whitespace_pattern", {never, "is not supported; structured_outputs has disable_any_whitespace"}}, {"structural_tag", {never, kNotBuilt}}, {"allowed_token_ids", {never, "is not supported; use bad_words, or logit_bias for few tokens"}},
       {"logits_processors", {is_empty, kNotBuilt}}, {"watermarking", {is_false, kNotBuilt}}, {"vllm_xargs", {is_empty, kNotBuilt}},
       {"repetition_detection", {[](const Json& value) { return value.is_object() && (value.empty() || value.value("max_pattern_size", Json(0)) == 0); }, kNotBuilt}},
       {"thinking_token_budget", {[](const Json& value) { return value == -1; }, kNotBuilt}},

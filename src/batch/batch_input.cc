@@ -182,7 +182,7 @@ void BatchInput::find_same(const std::atomic<bool>& stop) {
 
 BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory) {
   struct stat info {};
-  if (stat(path.c_str(), &info) != 0) fail_user("cannot read the input {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
+  if (stat(path.c_str(), &info) != 0) fail_io("cannot read the input {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
   if (S_ISDIR(info.st_mode)) fail_user("the input {} is a folder; give the JSONL file in it", path);
   if (!S_ISREG(info.st_mode))
     fail_user("the input {} is not a regular file; flexgen reads it twice; give it as standard input (-i - <FILE), which is kept beside the output", path);

@@ -68,13 +68,15 @@ size_t InputTextBytes::read(char* data, size_t room) {
   return count;
 }
 
-std::string read_unpacked_text(const std::string& path, int64_t most_bytes) {
+std::string read_unpacked_text(const std::string& path, int64_t most_bytes, bool* whole) {
   UnpackedFile unpacked(File::open(path, FileMode::kRead));
   std::string text, piece(UnpackedFile::kFrontBytes, '\0');
   while (const size_t count = unpacked.text().read(piece.data(), piece.size())) {
     text.append(piece, 0, count);
-    if (std::ssize(text) > most_bytes) fail_user("{}: its text has more than {}; give less of it", path, format_bytes(most_bytes));
+    if (std::ssize(text) > most_bytes) break;
   }
+  *whole = std::ssize(text) <= most_bytes;
+  if (!*whole) text.resize(static_cast<size_t>(most_bytes));
   drop_byte_order_mark(&text);
   return text;
 }

@@ -42,8 +42,8 @@ class InputTextBytes : public ByteSource {
   int64_t at_ = 0;
 };
 
-/// A text that is no requests, as UTF-8 without a byte order mark, whether it is compressed (gzip, zstd), in UTF-16, or neither. Throws Error{user} for one that is broken or has more than `most_bytes`,
-/// Error{io}.
-std::string read_unpacked_text(const std::string& path, int64_t most_bytes);
+/// A text that is no requests, as UTF-8 without a byte order mark, whether it is compressed (gzip, zstd), in UTF-16, or neither; its first `most_bytes` if it has more, and *whole says which. Throws Error{user}
+/// for one that is broken, Error{io}.
+std::string read_unpacked_text(const std::string& path, int64_t most_bytes, bool* whole);
 
 }  // namespace flexgen

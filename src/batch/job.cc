@@ -313,12 +313,12 @@ void Job::open_error_output(const std::string& path, const std::string& input) {
   for (const std::string& other : {output_, manifest_, input})
     if (is_same_file(other, path)) fail_user("the error output {} is {} as well; give another", path, other);
   errors_.descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (errors_.descriptor < 0 && errno != ENOENT) fail_user("cannot read the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
+  if (errors_.descriptor < 0 && errno != ENOENT) fail_io("cannot read the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
   struct stat info {};
   if (errors_.descriptor >= 0 && (fstat(errors_.descriptor, &info) != 0 || !S_ISREG(info.st_mode)))
     fail_user("the error output {} is not a regular file; give one", path);
   const std::string folder = folder_of(path);
-  if (access(folder.c_str(), W_OK | X_OK) != 0) fail_user("cannot write the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
+  if (access(folder.c_str(), W_OK | X_OK) != 0) fail_io("cannot write the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
 }
 
 Job::~Job() {
@@ -350,7 +350,7 @@ void Job::open_and_lock() {
         created_ = descriptor_ >= 0;
       }
     }
-    if (descriptor_ < 0) fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
+    if (descriptor_ < 0) fail_io("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
     struct stat info {};
     struct stat named {};
     if (fstat(descriptor_, &info) != 0 || !S_ISREG(info.st_mode)) {

@@ -67,6 +67,7 @@ std::set<int64_t> counts_beside(const std::string& output) {
     const auto index = number(std::string_view(name).substr(0, at)), count = number(std::string_view(name).substr(at + 4));
     if (index && count && *index >= 0 && *index < *count && *count <= kMostShards) found.insert(*count);
   }
+  if (failed) fail_io("{}: this directory cannot be searched for shards: {}{}", directory.string(), failed.message(), file_advice(output, failed.value()));
   return found;
 }
 

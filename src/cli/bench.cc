@@ -19,6 +19,7 @@
 #include "cli/policy_text.h"
 #include "cli/progress.h"
 #include "io/gguf.h"
+#include "io/temporary_file.h"
 #include "io/whole_file.h"
 #include "measure/cache_directory.h"
 #include "measure/lane_peaks.h"
@@ -245,7 +246,7 @@ PeerJob peer_job(const BenchOptions& flags, const EngineOptions& options, const 
   job.checkpoint = options.model_directory;
   const DType dtype = engine.model().weights().front().dtype;
   job.dtype = dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16";
-  job.directory = options.disk_directory.empty() ? std::filesystem::temp_directory_path().string() : options.disk_directory;
+  job.directory = options.disk_directory.empty() ? temporary_directory() : options.disk_directory;
   job.cpu_bytes = options.budgets.cpu_bytes;
   if (engine.device()) job.gpu_bytes = std::max(options.budgets.gpu_bytes, engine.memory().bytes(Tier::kGpu));
   SyntheticLoad load(flags, engine.model().config());

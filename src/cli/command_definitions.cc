@@ -98,10 +98,12 @@ constexpr const char* kJobOfOutput = "the job of --output";
 /// Answers are added to a file as they finish; a name that promises another form would mislead who reads it.
 /// A job begun under such a name goes on. `may_go_on`: whether the command continues jobs.
 void check_is_plain(const std::string& output, bool may_go_on) {
-  std::error_code unreadable;  // is told where the job file is read
-  for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet"})
-    if (output.ends_with(ending) && !(may_go_on && std::filesystem::exists(JobFiles(output).manifest, unreadable)))
-      fail_user("-o {}: answers are written as plain JSONL; leave {} out of the name, and pack the file once it is whole", output, ending);
+  for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet"}) {
+    if (!output.ends_with(ending)) continue;
+    std::error_code unseen;  // is told where the job file is read
+    if (may_go_on && (std::filesystem::exists(JobFiles(output).manifest, unseen) || unseen)) continue;
+    fail_user("-o {}: answers are written as plain JSONL; leave {} out of the name, and pack the file once it is whole", output, ending);
+  }
 }
 
 /// What a job keeps beside its answers.

@@ -192,7 +192,8 @@ std::vector<std::string> commands_with(const std::string& flag, const Definition
 }
 
 std::vector<StandIn> from_file(const Definitions& definitions, CommandDefinition& command, const std::string& path) {
-  if (std::filesystem::is_directory(path)) fail_user("--config {}: this is a folder", path);
+  std::error_code unseen;  // is told where it is read
+  if (std::filesystem::is_directory(path, unseen)) fail_user("--config {}: this is a folder", path);
   std::vector<StandIn> own, common;  // what is for this command alone comes first
   const std::string& name = command.app.get_name();
   for (const ConfigEntry& entry : read_config_file(path)) {
@@ -420,7 +421,7 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
     refuse_unknown();
     fail_user("{}", with_origin(parse_error_text(error)));
   } catch (const Error& error) {
-    fail_user("{}", with_origin(error.what()));
+    throw Error(error.kind(), with_origin(error.what()));
   }
 }
 
@@ -469,6 +470,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     help = fmt::format("flexgen {} --help lists its flags, --help-all all of them.", arguments[at]);
     return parse_command(definitions, command, words, environment, general);
   } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUser) return CommandText{kExitFailed, fmt::format("flexgen: {}\n", error.what())};  // the words may be right
     if (std::string(error.what()).ends_with("--help lists the commands.")) help.clear();
     return CommandText{kExitUsage, fmt::format("flexgen: {}\n{}{}", error.what(), help, help.empty() ? "" : "\n")};
   }

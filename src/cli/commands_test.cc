@@ -380,6 +380,11 @@ TEST(WithoutTokenizer, PromptsOfTokenIdsAreAnswered) {
   stdout_of([&] { run_batch_command(batch); });
   for (const std::string& text : sorted_lines(read_text(batch.output)))
     EXPECT_THAT(Json::parse(text)["error"]["message"].get<std::string>(), testing::HasSubstr("the model has no tokenizer"));
+  batch.engine.kv_cache_dtype = "auto,int4";  // there is nothing to choose by
+  batch.output = directory.file("none.jsonl");
+  stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitBadLines); });
+  EXPECT_EQ(sorted_lines(read_text(batch.output)).size(), 3u);
+  batch.engine.kv_cache_dtype = "auto";
 
   GenerateOptions generate{bare, "Inv.", {}, batch.engine};
   EXPECT_THAT(said([&] { generate_command(generate); }), testing::HasSubstr("no tokenizer"));
@@ -448,6 +453,25 @@ TEST_F(Eval, PerplexityIsThatOfThePromptScores) {
   options_.engine.policy.weights = options_.engine.policy.kv_cache = Fractions{0, 0, 1};
   options_.engine.policy.micro_batch_size = 3;
   EXPECT_EQ(run(options_)["perplexity"], figures["perplexity"]);
+}
+
+// A long text is turned into tokens as far as is wanted.
+TEST_F(Eval, TheBeginningOfALongText) {
+  const std::string text = "Inv. 427050 | dated Sep 7, 2016 | amount due EUR 212.84 | by Rokar Office | paid\n";
+  std::string some, many;
+  for (int i = 0; i < 10; ++i) some += text;
+  for (int i = 0; i < 20000; ++i) many += text;
+  options_.perplexity_file = directory_.file("text");
+  options_.text_tokens = 150;
+  write_text(options_.perplexity_file, some);
+  const Json figures = run(options_);
+  write_text(options_.perplexity_file, many);
+  Json again = run(options_);
+  EXPECT_EQ(again["perplexity"], figures["perplexity"]);
+  EXPECT_EQ(again["tokens_scored"], figures["tokens_scored"]);
+  options_.text_tokens = 0;
+  std::filesystem::resize_file(options_.perplexity_file, (64 << 20) + 1);
+  EXPECT_THAT(said([&] { eval_command(options_); }), testing::HasSubstr("--text-tokens for its beginning"));
 }
 
 TEST_F(Eval, TaskCountsLinesAndFields) {

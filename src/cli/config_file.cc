@@ -89,7 +89,7 @@ std::vector<ConfigEntry> read_config_file(const std::string& path) {
     fail_user("--config {}: line {}: this is no TOML: {}", path, line_of(error.source()), error.description());
   } catch (const Error& error) {
     const std::string text = error.what();
-    fail_user("{}{}", text.starts_with("--config") ? "" : "--config ", text);
+    throw Error(error.kind(), text.starts_with("--config") ? text : "--config " + text);
   }
   std::stable_sort(entries.begin(), entries.end(), [](const ConfigEntry& a, const ConfigEntry& b) { return a.line < b.line; });
   return entries;

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/json_output.h"
 #include "io/async_disk.h"
+#include "io/whole_file.h"
 #include "measure/job_memory.h"
 #include "measure/machine.h"
 #include "measure/measure_hardware.h"
@@ -43,7 +44,9 @@ double pass(AsyncDisk& disk, const std::shared_ptr<File>& file, std::byte* memor
 
 int doctor_command(const DoctorOptions& options) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(options.disk_directory, ignored)) fail_user("--disk-dir {}: there is no such directory", options.disk_directory);
+  if (file_is_there(options.disk_directory) && !std::filesystem::is_directory(options.disk_directory, ignored))
+    fail_user("--disk-dir {}: this is no directory; give one", options.disk_directory);
+  if (!file_is_there(options.disk_directory)) fail_user("--disk-dir {}: there is no such directory", options.disk_directory);
   if (options.measure) {
     MeasureOptions measure;
     measure.types = all_types();

@@ -36,7 +36,8 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kMaxTaskDepth = 64;
-constexpr int64_t kMaxTaskLineBytes = 64 << 20, kMaxEvalTextBytes = int64_t{1} << 32;
+constexpr int64_t kMaxTaskLineBytes = 64 << 20;
+constexpr int64_t kMaxEvalTextBytes = 64 << 20;  // turning text into tokens takes up to 60 times its size
 
 class Collect : public CompletionSink {
  public:
@@ -74,17 +75,46 @@ std::vector<int32_t> tokens_before(const Tokenizer& tokenizer) {
   return {whole.begin(), std::search(whole.begin(), whole.end(), own.begin(), own.end())};
 }
 
+/// Tokens of the text, or the first --text-tokens: of a long text no more is turned into tokens than that takes.
+std::vector<int32_t> tokens_of_text(const EvalOptions& options, const Tokenizer& tokenizer) {
+  constexpr int64_t kBytesOfToken = 8,
+                    kTokensApart = 1024;  // so far before the end of a piece that ends at a line's end, the rest of the text changes no token
+  const std::string& path = options.perplexity_file;
+  const int64_t wanted = options.text_tokens;
+  int64_t most = kMaxEvalTextBytes;
+  if (wanted > 0) most = std::clamp<int64_t>(std::min(wanted, kMaxEvalTextBytes) * kBytesOfToken, kMiB, kMaxEvalTextBytes);
+  for (;; most = std::min(2 * most, kMaxEvalTextBytes)) {
+    bool whole = true;
+    std::string text = read_unpacked_text(path, most, &whole);
+    if (text.empty()) refuse_empty("--perplexity", path);
+    if (is_lfs_pointer(text)) refuse_lfs_pointer(path);
+    if (!whole && wanted == 0)
+      fail_user("--perplexity {}: its text has more than {}; give less of it, or --text-tokens for its beginning", path, format_bytes(most));
+    if (!whole) {
+      // In front of the last character, which may be cut, where there is no line's end.
+      size_t end = text.rfind('\n') + 1;
+      for (size_t back = 1; end == 0 && back < std::min<size_t>(text.size(), 5); ++back)
+        if ((static_cast<unsigned char>(text[text.size() - back]) & 0xC0) != 0x80) end = text.size() - back;
+      text.resize(end);
+    }
+    check_utf8(text, fmt::format("--perplexity {}", path));
+    std::vector<int32_t> tokens = tokenizer.encode(text, false);
+    const auto enough = static_cast<size_t>(wanted);
+    if (!whole && tokens.size() < enough + kTokensApart) {
+      if (most < kMaxEvalTextBytes) continue;
+      fail_user("--perplexity {}: its first {} have no {} tokens; give fewer --text-tokens", path, format_bytes(most), wanted);
+    }
+    if (wanted > 0 && tokens.size() > enough) tokens.resize(enough);
+    return tokens;
+  }
+}
+
 bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
-  const std::string text = read_unpacked_text(options.perplexity_file, kMaxEvalTextBytes);
-  if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
-  if (is_lfs_pointer(text)) refuse_lfs_pointer(options.perplexity_file);
-  check_utf8(text, fmt::format("--perplexity {}", options.perplexity_file));
   const Tokenizer& tokenizer = *engine.tokenizer();
   const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokens_before(tokenizer);
-  std::vector<int32_t> tokens = tokenizer.encode(text, false);
+  const std::vector<int32_t> tokens = tokens_of_text(options, tokenizer);
   if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back())
     warn_of_two_prefixes(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
-  if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
   const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
   if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
 

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
+#include "batch/batch_line.h"
 #include "batch/chat_output.h"
 #include "batch/chat_source.h"
 #include "batch/grammar_fields.h"
@@ -65,13 +66,17 @@ class OneRequest : public RequestSource, public CompletionSink {
 
 /// All of standard input, but the byte order mark and the line end that editors put around it.
 std::string prompt_of_stdin() {
+  // A pipe may never end. Beside the text: a byte order mark and a line end.
+  const auto most = static_cast<size_t>(kMaxTextBytes), beside = size_t{5};
   std::string text;
   char piece[1 << 16];
-  for (size_t n; (n = std::fread(piece, 1, sizeof piece, stdin)) > 0;) text.append(piece, n);
+  for (size_t n; text.size() <= most + beside && (n = std::fread(piece, 1, sizeof piece, stdin)) > 0;) text.append(piece, n);
   if (std::ferror(stdin)) fail_io("cannot read the prompt from standard input: {}", std::strerror(errno));
   drop_byte_order_mark(&text);
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
+  if (text.size() > most)
+    fail_user("the prompt on standard input is longer than {}; give a shorter one, or answer many at once with run-batch", format_bytes(kMaxTextBytes));
   return text;
 }
 

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 void check_writable(const NamedFile& file) {
   std::error_code ignored;
-  const auto refuse = [&](int error) { fail_user("{} {}: cannot write it: {}{}", file.flag, file.path, std::strerror(error), file_advice(file.path, error)); };
+  const auto refuse = [&](int error) { fail_io("{} {}: cannot write it: {}{}", file.flag, file.path, std::strerror(error), file_advice(file.path, error)); };
   if (fs::is_directory(file.path, ignored)) refuse(EISDIR);
   if (access(file.path.c_str(), W_OK) == 0) return;
   if (errno != ENOENT) refuse(errno);

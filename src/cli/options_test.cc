@@ -572,11 +572,25 @@ TEST(Options, FilesThatWouldOverwriteEachOtherAreRefused) {
                                                        {"--trace no-such-folder/../no-such-folder/out.jsonl", "a file of --output too"},
                                                        {"--json=no-such-folder/out.jsonl.job", "a file of the job of --output too"},
                                                        {"--trace t --json=t", "--trace t: that is a file of --json too"},
-                                                       {"--error-output e --trace e", "a file of --error-output too"},
-                                                       {"--json=no-such-folder/x.json", "--json no-such-folder/x.json: cannot write it"},
-                                                       {"--json=.", "--json .: cannot write it"}};
+                                                       {"--error-output e --trace e", "a file of --error-output too"}};
   for (const auto& [flags, message] : wrong) EXPECT_THAT(said(words_of(batch + flags), kExitUsage), HasSubstr(message)) << flags;
   EXPECT_EQ(parsed<RunBatchOptions>(batch + "--trace /dev/null --json=/dev/null").json_file, "/dev/null");
+}
+
+// What the system refuses is no fault of the words, so their help would be beside the point.
+TEST(Options, FilesThatCannotBeReadOrWrittenAreNoWrongUsage) {
+  const std::string long_name(300, 'x');
+  const std::pair<std::string, std::string> refused[] = {{"--json=no-such-folder/x.json", "--json no-such-folder/x.json: cannot write it"},
+                                                         {"--json=.", "--json .: cannot write it"},
+                                                         {"--config no-such-file.toml", "--config no-such-file.toml: cannot open it"},
+                                                         {"--config " + long_name, "--config " + long_name + ": cannot open it"}};
+  for (const auto& [flags, message] : refused) {
+    const std::string text = said(words_of(kBatch + flags), kExitFailed);
+    EXPECT_THAT(text, HasSubstr(message)) << flags;
+    EXPECT_THAT(text, testing::Not(HasSubstr("--help"))) << flags;
+  }
+  // Whether such a job was begun cannot be told here: what reads it says why.
+  EXPECT_EQ(parsed<RunBatchOptions>("run-batch -m m -i in -o " + long_name + ".gz").output, long_name + ".gz");
 }
 
 TEST(Options, SpellingsOfOtherPrograms) {
@@ -742,7 +756,7 @@ TEST(Options, AFileStandsInForFlags) {
     ASSERT_EQ(wrong.index(), 1u) << text;
     EXPECT_THAT(std::get<CommandText>(wrong).text, HasSubstr(message));
   }
-  EXPECT_THAT(said(words_of(kBatch + "--config /no/such.toml"), kExitUsage), HasSubstr("/no/such.toml: cannot"));
+  EXPECT_THAT(said(words_of(kBatch + "--config /no/such.toml"), kExitFailed), HasSubstr("/no/such.toml: cannot"));
   EXPECT_THAT(said(words_of(kBatch + "--config " + directory.path()), kExitUsage), HasSubstr("this is a folder"));
 }
 

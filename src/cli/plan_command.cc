@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -123,7 +122,7 @@ int plan_command(const PlanOptions& given) {
 
   std::vector<DtypePair> planned = allowed;
   planned.push_back({"int4", "int4"});  // what would help is planned for too
-  const std::string other_directory = has_weights ? "" : std::filesystem::temp_directory_path().string();
+  const std::string other_directory = has_weights ? "" : temporary_directory();
   FileSystem files;
   const HardwareProfile hardware = profile_for(options.engine,
                                                {.types = types_to_measure(engine, *model, planned),

@@ -56,7 +56,11 @@ class EngineRunner : public BatchRunner {
     }
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_, files_, kPeakTimeS, write_directory_);
-    if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
+    if (!team_ || team_->num_stages() == 1) {  // stages know it already
+      std::optional<StopSignals::AtOnce> at_once;
+      if (!team_) at_once.emplace(kExitStopped);
+      set_hardware(engine_, flags_);
+    }
     engine_.prepare(workload);
     if (attention != options.end()) attention->second = engine_.policy().attention_beside() ? "cpu" : "gpu";
     if (!team_ || team_->is_root()) print_note("{}", plan_table(engine_));
@@ -128,8 +132,8 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, const std::string
       }
   }
   const Workload workload = workload_of_input(input, options.engine.shares_prefixes(), ExpectedAnswers{options.expected_tokens, {}}, kSharedGrain);
-  if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
-  set_fastest_dtypes(options.engine, workload, engine);
+  if (workload.num_sequences > 0) set_fastest_dtypes(options.engine, workload, engine);
+  else engine = with_types(engine, allowed_dtypes(options.engine).front());  // nothing is computed: the lines' records say what is wrong with them
   return read;
 }
 
@@ -219,7 +223,9 @@ int run_alone(const RunBatchOptions& given, BatchSteps steps = {}) {
   const std::string path = steps.input.empty() ? options.input : steps.input;
   ReadInput read = choose_dtypes_of_job(options, path, chosen, signals.stop());
   if (read.lines && read.lines->stopped()) return tell({.stopped = true}, options, output, "");
+  std::optional<StopSignals::AtOnce> at_once(std::in_place, kExitStopped);
   Engine engine(chosen);
+  at_once.reset();
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchModel model = batch_model_of(options, chosen, engine);

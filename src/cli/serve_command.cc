@@ -145,10 +145,12 @@ int serve_command(const ServeOptions& options) {
   if (!options.state_directory.empty()) lock.emplace(options.state_directory);
   EngineOptions chosen = engine_options(options.engine, model);
   chosen.needs_tokenizer = false;
+  std::optional<StopSignals::AtOnce> at_once(std::in_place, kExitDone);
   Engine engine(chosen);
   const Workload load = load_to_plan_for(options, engine.model().config(), CacheLayout::page_tokens(engine.model(), engine.kv_dtype()));
   set_hardware(engine, options.engine);
   engine.prepare(load);
+  at_once.reset();
   print_note("{}", server_plan_table(engine));
 
   RequestQueue queue(options.max_queue);
@@ -199,7 +201,7 @@ int serve_command(const ServeOptions& options) {
       }
     } joined{*server, listener};
     // Tests and scripts wait for this line.
-    print_note("serving {} on http://{}:{}\n", name, options.host, server->port());
+    print_note("serving {} on http://{}:{}\n", name, options.host.find(':') == std::string::npos ? options.host : "[" + options.host + "]", server->port());
     Doorman doorman(signals.stop(), *server, queue, options.shutdown_grace_s, [&] {
       if (state) state->batches.stop();
     });

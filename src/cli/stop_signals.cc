@@ -14,6 +14,18 @@ namespace {
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 std::string_view said_at_first;
+constexpr int kNotAtOnce = -1;
+std::atomic<int> code_at_once{kNotAtOnce};
+
+void say(std::string_view text) {
+  for (std::string_view part : {std::string_view("\n"), text, std::string_view("\n")})
+    if (write(STDERR_FILENO, part.data(), part.size()) < 0) break;  // nobody reads it
+}
+
+[[noreturn]] void end_at_once(int code) {
+  say("stopped by a signal before the first step");
+  _exit(code);
+}
 
 struct Handled {
   int number;
@@ -22,14 +34,14 @@ struct Handled {
 std::array<Handled, 3> handled{{{SIGINT, {}}, {SIGTERM, {}}, {SIGHUP, {}}}};
 
 void on_signal(int number) {
+  if (const int code = code_at_once; code != kNotAtOnce) end_at_once(code);
   if (stop_requested.exchange(true)) {
     signal(number, SIG_DFL);
     raise(number);
     return;
   }
   const int before = errno;
-  for (std::string_view part : {std::string_view("\n"), said_at_first, std::string_view("\n")})
-    if (write(STDERR_FILENO, part.data(), part.size()) < 0) break;  // nobody reads it
+  say(said_at_first);
   errno = before;
 }
 
@@ -52,6 +64,13 @@ StopSignals::StopSignals(std::string_view said) {
 StopSignals::~StopSignals() {
   for (Handled& signal : handled) sigaction(signal.number, &signal.before, nullptr);
 }
+
+StopSignals::AtOnce::AtOnce(int exit_code) {
+  code_at_once = exit_code;
+  if (stop_requested) end_at_once(exit_code);
+}
+
+StopSignals::AtOnce::~AtOnce() { code_at_once = kNotAtOnce; }
 
 const std::atomic<bool>& StopSignals::stop() const { return stop_requested; }
 

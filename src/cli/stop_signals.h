@@ -16,6 +16,16 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
+  /// While it lives a signal ends the process with this code, also one that has come already: for what takes long, is deaf to stop(), and may end anywhere, as a kill may
+  /// (weights that are prepared, another process that is waited for). One at a time.
+  class AtOnce {
+   public:
+    explicit AtOnce(int exit_code);
+    ~AtOnce();
+    AtOnce(const AtOnce&) = delete;
+    AtOnce& operator=(const AtOnce&) = delete;
+  };
+
   const std::atomic<bool>& stop() const;
   /// As a first signal would, from any thread.
   void request_stop();

@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 #include <thread>
@@ -125,8 +127,14 @@ void Engine::prepare_weights(std::optional<DType> dtype) {
   const std::string& directory = options_.disk_directory.empty() ? options_.kept_directory : options_.disk_directory;
   if (directory.empty())
     fail_user("{}: its files hold matrices transposed, which are turned once and kept on disk; say where with --disk-dir", options_.model_directory);
-  use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_,
-                       {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
+  try {
+    use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_,
+                         {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kIo || !options_.disk_directory.empty() || ::access(directory.c_str(), W_OK | X_OK) == 0) throw;
+    fail_io("{}; {} holds matrices transposed, which are turned once and kept: say where with --disk-dir or FLEXGEN_CACHE_DIR", error.what(),
+            options_.model_directory);
+  }
   if (whole_model_) imagine_prepared_weights(*whole_model_, dtype);
 }
 

@@ -20,10 +20,14 @@ std::string spill_directory(const std::string& output) {
   return ::access(directory.c_str(), W_OK | X_OK) == 0 ? directory : std::string();  // a replica on another host may have no such directory
 }
 
-TemporaryFile::TemporaryFile(std::string directory, std::string purpose) : directory_(std::move(directory)), purpose_(std::move(purpose)) {
+std::string temporary_directory() {
   std::error_code failed;
-  if (directory_.empty()) directory_ = std::filesystem::temp_directory_path(failed).string();
-  if (directory_.empty()) directory_ = ".";
+  const std::string directory = std::filesystem::temp_directory_path(failed).string();
+  return directory.empty() ? "." : directory;
+}
+
+TemporaryFile::TemporaryFile(std::string directory, std::string purpose) : directory_(std::move(directory)), purpose_(std::move(purpose)) {
+  if (directory_.empty()) directory_ = temporary_directory();
   descriptor_ = ::open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   if (descriptor_ >= 0) return;
   // Not every file system has files without names.

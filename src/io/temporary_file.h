@@ -12,9 +12,12 @@ namespace flexgen {
 /// Empty if nothing may be written there.
 std::string spill_directory(const std::string& output);
 
+/// The system's for temporary files, TMPDIR for one; the working directory where that cannot be used.
+std::string temporary_directory();
+
 class TemporaryFile {
  public:
-  /// In `directory`; empty: the system's for temporary files. `purpose` names it in errors: "the index of the input's lines". Throws Error{io}.
+  /// In `directory`; empty: temporary_directory(). `purpose` names it in errors: "the index of the input's lines". Throws Error{io}.
   TemporaryFile(std::string directory, std::string purpose);
   ~TemporaryFile();
   TemporaryFile(TemporaryFile&& other) noexcept;

@@ -1,6 +1,7 @@
 #include "serve/batch_desk.h"
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <filesystem>
 #include <set>
@@ -26,6 +27,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFile = "batch.json";  // in a batch's folder
 const std::set<std::string> kEnds{"completed", "failed", "cancelled"};
+constexpr std::array kCounts{"total", "completed", "failed"};
 constexpr size_t kMaxMetadata = 16, kMaxMetadataBytes = 512;
 
 bool is_over(const nlohmann::ordered_json& batch) { return kEnds.contains(batch["status"].get<std::string>()); }
@@ -38,6 +40,12 @@ std::string text_field(const nlohmann::json& body, const char* name) {
 
 nlohmann::ordered_json counts_of(const BatchOutcome& outcome) {
   return {{"total", outcome.lines}, {"completed", outcome.kept_answers + outcome.answered}, {"failed", outcome.failed + outcome.without_answer}};
+}
+
+bool has_counts(const nlohmann::ordered_json& batch) {
+  const auto counts = batch.find("request_counts");
+  return counts != batch.end() && counts->is_object() &&
+         std::all_of(kCounts.begin(), kCounts.end(), [&](const char* name) { return counts->contains(name) && (*counts)[name].is_number_integer(); });
 }
 
 void check_metadata(const nlohmann::json& metadata) {
@@ -56,15 +64,16 @@ BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer, std
     : directory_(std::move(directory)), files_(files), answer_(std::move(answer)), model_(std::move(model)) {
   make_state_folder(directory_);
   std::vector<std::pair<int64_t, std::string>> unfinished;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
-    const std::string id = entry.path().filename().string();
-    const auto json = json_or_none<Json>(read_file_if_there(folder(id) + "/" + kFile));
-    if (!has_texts(json, {"id", "status", "endpoint", "input_file_id"}) || !has_time(json) || json["id"] != id) {
-      spdlog::warn("{}: no batch that is whole; it is left out", entry.path().string());
-      continue;
+  for (const std::string& id : names_in(directory_)) {
+    try {
+      auto json = json_or_none<Json>(read_file_if_there(folder(id) + "/" + kFile));
+      if (!has_texts(json, {"id", "status", "endpoint", "input_file_id"}) || !has_time(json) || json["id"] != id) fail_io("no batch that is whole");
+      if (!has_counts(json)) json["request_counts"] = counts_of_outputs(id, {{"total", 0}, {"completed", 0}, {"failed", 0}});
+      if (!is_over(json)) unfinished.emplace_back(json["created_at"].get<int64_t>(), id);
+      batches_[id] = std::move(json);
+    } catch (const std::exception& error) {
+      spdlog::warn("{}: {}; it is left out", folder(id), error.what());
     }
-    batches_[id] = json;
-    if (!is_over(json)) unfinished.emplace_back(json["created_at"].get<int64_t>(), id);
   }
   std::sort(unfinished.begin(), unfinished.end());
   for (const auto& [created, id] : unfinished) queue_.push_back(id);

@@ -3,6 +3,8 @@
 #include "serve/batch_desk.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
@@ -142,6 +144,59 @@ TEST_F(Desk, ABatchWhoseCancellingCannotBeWrittenGoesOn) {
   wait_for([&] { return desk.num_unfinished() == 0; });
   EXPECT_FALSE(stopped);
   for (const std::string& id : {running, waiting}) EXPECT_EQ(Json::parse(desk.find(id))["status"], "completed");
+}
+
+// That lasts a moment, and says nothing of the batch.
+TEST_F(Desk, ABatchThatFindsNoDescriptorStaysAsItIs) {
+  std::atomic<int> tries = 0;
+  BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    struct NoDescriptors {
+      explicit NoDescriptors(std::atomic<int>& tries) : tries(tries) {
+        getrlimit(RLIMIT_NOFILE, &before);
+        const rlimit none{0, before.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &none);
+      }
+      ~NoDescriptors() {
+        setrlimit(RLIMIT_NOFILE, &before);
+        ++tries;
+      }
+      std::atomic<int>& tries;
+      rlimit before{};
+    } none(tries);
+    FakeRunner runner;
+    return answer(work, runner, stop);
+  });
+  const std::string id = create(desk);
+  create(desk);  // once it is begun, the first one is over
+  wait_for([&] { return tries == 2; });
+  EXPECT_EQ(Json::parse(desk.find(id))["status"], "validating");
+}
+
+TEST_F(Desk, SpoiltRecordsAreLeftOut) {
+  namespace fs = std::filesystem;
+  const std::string folder = directory_.file("batches"), files = directory_.file("files");
+  fs::create_directories(folder + "/batch_a/batch.json");
+  fs::create_directories(folder + "/batch_b");
+  fs::create_symlink("nowhere", folder + "/batch_b/batch.json");
+  fs::create_directories(folder + "/batch_c");
+  std::ofstream(folder + "/batch_c/batch.json") << Json{
+      {"id", "batch_c"}, {"endpoint", "/v1/completions"}, {"input_file_id", "file-gone"}, {"status", "validating"}, {"created_at", 1}};
+  fs::create_directories(files + "/file-a.json");
+  fs::create_symlink("nowhere", files + "/file-b.json");
+  ASSERT_EQ(mkfifo((files + "/file-c.json").c_str(), 0600), 0);
+  std::ofstream(files + "/file-d.json") << R"({"filename":"a","purpose":"batch","created_at":1})";
+  fs::create_directories(files + "/file-d.data");
+  const std::string own = "file-0123456789abcdef01234567";
+  std::ofstream(files + "/" + own + ".data") << "kept, as its record is there";
+  fs::create_symlink("nowhere", files + "/" + own + ".json");
+
+  const FileStore again(files);
+  EXPECT_EQ(again.all().size(), 1u);
+  EXPECT_TRUE(fs::exists(files + "/" + own + ".data"));
+  BatchDesk desk(folder, files_, [&](const BatchDesk::Work&, const std::atomic<bool>&) { return BatchOutcome(); });
+  const Json listed = Json::parse(desk.list("", 10))["data"];
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0]["request_counts"], counts(0, 0, 0)) << "which cancelling adds to";
 }
 
 TEST_F(Desk, AFileThatIsAdoptedAgainIsAsItIsNow) {

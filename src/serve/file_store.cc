@@ -46,6 +46,14 @@ void make_state_folder(const std::string& directory) {
   if (error) fail_user("--state: {} cannot be made: {}; give another folder", directory, error.message());
 }
 
+std::vector<std::string> names_in(const std::string& directory) {
+  std::error_code error;
+  std::vector<std::string> names;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) names.push_back(entry->path().filename().string());
+  if (error) fail_io("--state: {} cannot be listed: {}; check its permissions, or give another folder", directory, error.message());
+  return names;
+}
+
 bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> names) {
   return record.is_object() && std::all_of(names.begin(), names.end(), [&](const char* name) { return record.contains(name) && record[name].is_string(); });
 }
@@ -65,24 +73,25 @@ std::string StoredFile::json() const {
 
 FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
   make_state_folder(directory_);
-  std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) names.push_back(entry.path().filename().string());
+  const std::vector<std::string> names = names_in(directory_);
   for (const std::string& name : names) {
     if (!name.ends_with(".json")) continue;
     const std::string id = name.substr(0, name.size() - 5);
-    const auto json = json_or_none(read_whole_file(about(id)));
-    if (!has_texts(json, {"filename", "purpose"}) || !has_time(json) || !fs::exists(path(id))) {
-      spdlog::warn("{}/{}: no file that is whole; it is left out", directory_, name);
-      continue;
+    try {
+      const auto json = json_or_none(read_whole_file(about(id)));
+      std::error_code none;
+      if (!has_texts(json, {"filename", "purpose"}) || !has_time(json) || !fs::is_regular_file(path(id), none)) fail_io("no file that is whole");
+      files_[id] = {id, json["filename"], json["purpose"], static_cast<int64_t>(fs::file_size(path(id))), json["created_at"]};
+    } catch (const std::exception& error) {
+      spdlog::warn("{}/{}: {}; it is left out", directory_, name, error.what());
     }
-    files_[id] = {id, json["filename"], json["purpose"], static_cast<int64_t>(fs::file_size(path(id))), json["created_at"]};
   }
   // An upload that was not finished goes; the content of a record that cannot be read stays, and so does what is not ours.
-  for (const std::string& name : names)
-    if (is_own_name(name) && !fs::exists(about(name.substr(0, name.size() - kDataEnd.size())))) {
-      std::error_code ignored;
-      fs::remove(fs::path(directory_) / name, ignored);
-    }
+  for (const std::string& name : names) {
+    std::error_code unknown;
+    if (is_own_name(name) && fs::symlink_status(about(name.substr(0, name.size() - kDataEnd.size())), unknown).type() == fs::file_type::not_found)
+      fs::remove(fs::path(directory_) / name, unknown);
+  }
 }
 
 StoredFile FileStore::keep(StoredFile file) {

@@ -14,6 +14,9 @@
 
 namespace flexgen {
 
+/// Of what lies in a folder. Throws Error{io}.
+std::vector<std::string> names_in(const std::string& directory);
+
 /// What is known of a file that was uploaded or made, besides its content; times in seconds since 1970.
 struct StoredFile {
   std::string id, name, purpose;

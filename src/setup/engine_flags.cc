@@ -84,7 +84,9 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.budgets.gpu_bytes = flags.gpu_memory_bytes;
   if (options.budgets.cpu_bytes == 0) {
     const int64_t overhead = flags.backend == "cuda" ? kGpuOverheadBytes : kFixedOverheadBytes;
-    options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status(), processes * overhead) / processes;
+    const MemoryStatus memory = read_memory_status();
+    if (memory.total_bytes == 0) fail_user("/proc/meminfo does not say how much memory there is: give --cpu-memory");
+    options.budgets.cpu_bytes = default_cpu_memory_bytes(memory, processes * overhead) / processes;
   }
   if (!flags.disk_directory.empty()) {
     std::error_code error;
