@@ -504,7 +504,10 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (job.stopped() || input.stopped()) return end_before_the_start();
 
   std::map<std::string, std::string> options = model.options;
-  if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
+  if (files.shard.count > 1) {
+    options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
+    options[kDealing] = kDealt;
+  }
   job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder, model.arithmetic},
             files.overwrite);
   if (const int64_t begun_s = job.identity().created_s; model.limits.chat && begun_s != created_of(input.modified_s()))

@@ -16,6 +16,9 @@ struct Shard {
   int64_t index = 0, count = 1;
 };
 
+/// What a job's options say of how lines were dealt: shards of another way have other lines. It counts up where lines_of_shard() gives other lines.
+inline constexpr const char *kDealing = "way of dealing lines to shards", *kDealt = "2";
+
 /// Tokens to compute for a line: in all, and of these those that are not computed where the line before it in the order was.
 struct LineCost {
   int64_t tokens = 0, shared = 0;

@@ -24,6 +24,7 @@
 #include "batch/job_files.h"
 #include "batch/line_index.h"
 #include "batch/rewritten_file.h"
+#include "batch/shard_lines.h"
 #include "io/checked_json.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
@@ -104,7 +105,10 @@ std::string difference_of(const JobIdentity& one, const JobIdentity& other) {
     return printable(of.model_folder.empty() ? of.model_fingerprint : fmt::format("{} in {}", of.model_fingerprint, of.model_folder));
   };
   if (one.model_fingerprint != other.model_fingerprint) return fmt::format("the model's fingerprint is {} and {}", model(one), model(other));
-  const std::optional<OtherOption> option = other_option(apart(one).first, apart(other).first);
+  auto [options, shard] = apart(one);
+  auto [others, other_shard] = apart(other);
+  if (shard.empty() || other_shard.empty()) options.erase(kDealing), others.erase(kDealing);  // one is a job of its own
+  const std::optional<OtherOption> option = other_option(options, others);
   return option ? fmt::format("the {} is {} and {}", option->name, option->one, option->other) : "";
 }
 

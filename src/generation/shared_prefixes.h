@@ -47,7 +47,7 @@ class SharedPrefixes {
   /// Of prefixes within prefixes so many levels are always found, deeper ones (conversations that grow) as long as no more than kDeepVisits prompts, and as many for each prompt,
   /// are looked at for them; the rest is taken as the prompts' own.
   static constexpr int kMaxLevels = 16;
-  static constexpr int64_t kDeepVisits = int64_t{1} << 20, kDeepVisitsEach = 64;
+  static constexpr int64_t kDeepVisits = int64_t{1} << 20, kDeepVisitsEach = 4;
   static constexpr int64_t kMostAtATime = int64_t{1} << 20;  ///< prompts, so 24 MiB; of more, each part is put in order by itself
 
  private:

@@ -111,6 +111,7 @@ class Finder {
     const bool has_zeros = optional(stem_ + ".weight_zero_point") != nullptr;
     const QuantizationScheme* fitting = nullptr;
     std::set<std::string> shapes;  // of a small matrix two schemes may ask for the same
+    const auto means_the_same = [](int64_t one, int64_t other, int64_t count) { return one == other || count == 1; };
     for (const QuantizationScheme& scheme : quantization_.schemes) {
       if (scheme.bits != bits || scheme.is_float != is_float) continue;
       const int64_t in_rows = scheme.scale_rows == 0 ? 1 : ceil_div(rows_, scheme.scale_rows),
@@ -118,7 +119,15 @@ class Finder {
       Sizes shape = scales.shape;
       if (in_columns == 1 && shape.size() == 1) shape.push_back(1);
       if (shape.empty()) shape = {1, 1};
-      if (shape == Sizes{in_rows, in_columns} && (!fitting || (scheme.has_zeros == has_zeros && fitting->has_zeros != has_zeros))) fitting = &scheme;
+      if (shape == Sizes{in_rows, in_columns}) {
+        if (fitting &&
+            !(means_the_same(fitting->scale_columns, scheme.scale_columns, in_columns) && means_the_same(fitting->scale_rows, scheme.scale_rows, in_rows)))
+          refuse(
+              tensor,
+              fmt::format("fits two settings of config.json's quantization_config, with scales for {} and for {} columns; flexgen cannot tell which is meant",
+                          fitting->scale_columns, scheme.scale_columns));
+        if (!fitting || (scheme.has_zeros == has_zeros && fitting->has_zeros != has_zeros)) fitting = &scheme;
+      }
       shapes.insert(fmt::format("[{}, {}]", in_rows, in_columns));
     }
     if (fitting) return *fitting;

@@ -89,7 +89,8 @@ void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const 
   } else {
     fields.only("expert_weights_scale", 1.0);
     if (config.contains("norm_topk_prob")) fields.only("expert_weights_norm", config.at("norm_topk_prob"));
-    for (const char* name : {"expert_group_count", "expert_group_used_count"}) fields.only(name, 1);
+    for (const char* name : {"expert_group_count", "expert_group_used_count"})
+      if (fields.integer(name).value_or(0) != 0) fields.only(name, 1);  // 0: a field that says false (Hunyuan)
   }
   if (model_type == "qwen2_moe" || model_type == "qwen3_moe")
     for (int64_t block = 0; block < config.at("num_hidden_layers").get<int64_t>(); ++block)

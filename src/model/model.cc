@@ -185,6 +185,10 @@ class Builder {
     for (const std::string& name : {prefix_.wrapper + output_, prefix_.whole() + output_, output_}) {
       if (const TensorLocation* output = checkpoint_.find(name))
         return is_plain(table) && is_plain(output) && table != output && !same_values(checkpoint_, *table, *output);
+      // One in a type that nobody reads leaves the table.
+      const TensorLocation* coded = checkpoint_.find_coded(name);
+      constexpr std::string_view kRead[]{"F8_E4M3", "I8", "U8"};
+      if (coded && !(quantization_.there() && std::find(std::begin(kRead), std::end(kRead), coded->stored_as) != std::end(kRead))) continue;
       if (has_weight(checkpoint_, name)) return is_plain(table);
     }
     return false;

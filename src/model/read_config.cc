@@ -159,6 +159,7 @@ std::string with_model_optimizer_file(const std::filesystem::path& root, const s
   Json quantization = file.at("quantization");
   if (!quantization.is_object()) fail_user("{}: 'quantization' must be an object; fetch the file again", path.string());
   quantization["quant_method"] = "modelopt";
+  config = parse_object(config_json, (root / "config.json").string());  // once more, for its warnings
   config["quantization_config"] = std::move(quantization);
   return config.dump();
 }

@@ -105,7 +105,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   auto part_of = [&](double sequences, double tokens) {
     Part part(workload.reads_logits);
     for (double i = 0; i < sequences; ++i) {
-      const SequenceLength& length = lengths[static_cast<size_t>(i * known / sequences)];
+      const SequenceLength& length = lengths[workload.total_shared_tokens > 0 ? drawn_place(i, sequences, known) : static_cast<size_t>(i * known / sequences)];
       part.add(length, std::min<int64_t>(length.generated, static_cast<int64_t>(std::ceil(tokens * length.generated))));
     }
     return part;

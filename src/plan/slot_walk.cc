@@ -386,8 +386,7 @@ class LongAnswers {
   int64_t num_pages_ = 0;          ///< that were alike
 };
 
-/// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order. Where prompts share, each is drawn from its distance: at
-/// equal ones, groups of one size would give their first sequences alone, or none of them.
+/// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order; drawn where prompts share.
 std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& all, int64_t count) {
   const auto size = static_cast<int64_t>(all.size());
   std::vector<size_t> order(all.size());
@@ -398,11 +397,9 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
       return std::tuple(all[a].generated, all[a].prompt, all[a].max_tokens) < std::tuple(all[b].generated, all[b].prompt, all[b].max_tokens);
     });
     const bool is_shared = std::any_of(all.begin(), all.end(), [](const SequenceLength& length) { return length.shared > 0; });
-    constexpr double kGoldenRatio = 0.6180339887498949;  // its multiples are spread evenly
-    for (int64_t i = 0; i < count; ++i) {
-      const double within = is_shared ? std::fmod(static_cast<double>(i) * kGoldenRatio, 1.0) : 0.5;
-      order[static_cast<size_t>(i)] = order[static_cast<size_t>((static_cast<double>(i) + within) * static_cast<double>(size) / static_cast<double>(count))];
-    }
+    for (int64_t i = 0; i < count; ++i)
+      order[static_cast<size_t>(i)] = order[is_shared ? drawn_place(static_cast<double>(i), static_cast<double>(count), static_cast<double>(size))
+                                                      : static_cast<size_t>((2 * i + 1) * size / (2 * count))];
     order.resize(static_cast<size_t>(count));
     std::sort(order.begin(), order.end());
   }

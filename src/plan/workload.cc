@@ -46,6 +46,11 @@ void Workload::expect(double share) {
   total_generated_tokens = total_max_tokens * (most > 0 ? generated / most : std::clamp(share, 0.0, 1.0));
 }
 
+size_t drawn_place(double i, double count, double size) {
+  constexpr double kGoldenRatio = 0.6180339887498949;  // its multiples are spread evenly
+  return static_cast<size_t>(std::min(size - 1, (i + std::fmod(i * kGoldenRatio, 1.0)) * size / count));
+}
+
 Workload Workload::in_pages(int64_t page_tokens) const {
   Workload paged = *this;
   const auto cut = [&](int32_t SequenceLength::*tokens, double& total) {

@@ -61,4 +61,8 @@ struct Workload {
   Workload without_sharing() const;
 };
 
+/// The i-th of `count` <= `size` places, one in each of as many equal parts, drawn within it. At equal distances groups of one size would be met at their first sequences alone, or at none
+/// of them.
+size_t drawn_place(double i, double count, double size);
+
 }  // namespace flexgen
