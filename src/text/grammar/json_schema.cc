@@ -42,7 +42,7 @@ const std::map<std::string_view, Names> kKeywordsOfType{
 // kMaxUnrolled), and for each number of properties that may have come.
 constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 1024;
 constexpr size_t kMaxCountedProperties = 64;
-constexpr size_t kMaxJoinedBytes = 4 << 20;
+constexpr size_t kMaxJoinedBytes = 4 << 20, kMaxSetBytes = 1 << 20;
 
 /// What a `format` of whole numbers has: OpenAPI's, and those of Rust's schemars.
 struct WholeFormat {
@@ -93,6 +93,7 @@ class SchemaReader {
     fail(place, fmt::format("'{}' {}", shorten(name), why));
   }
 
+  static std::string text_of(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
   static bool is_note(const std::string& name) { return is_schema_note(name); }
 
   void visit_all(OrderedJson& schemas, const std::string& place, int depth) {
@@ -135,13 +136,12 @@ class SchemaReader {
     for (const char* name : {"$ref", "anyOf", "oneOf", "allOf"})
       if (schema.contains(name) && schema.contains("type")) hand_type_down(schema, name);
     if (!has_parts(schema)) return false;
-    if (!is_definition && schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace).find("\"$ref\"") != std::string::npos) {
+    if (!is_definition && text_of(schema).find("\"$ref\"") != std::string::npos) {
       OrderedJson said = OrderedJson::object();
       for (const auto& [name, value] : schema.items())
         if (!is_note(name)) said[name] = value;
-      const std::string key = said.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-      if (joined_bytes_ += key.size(); joined_bytes_ > kMaxJoinedBytes)
-        fail(place, "what its parts say together is too long: they refer to each other too often");
+      const std::string key = text_of(said);
+      count_joined(key, place);
       schema = {{"$ref", definition(key, place, said)}};
       return true;
     }
@@ -150,7 +150,12 @@ class SchemaReader {
     } catch (const Error& error) {
       fail(place, error.what());
     }
+    count_joined(text_of(schema), place);
     return false;
+  }
+  void count_joined(const std::string& text, const std::string& place) {
+    if (joined_bytes_ += text.size(); joined_bytes_ > kMaxJoinedBytes)
+      fail(place, "what its parts say together is too long: they refer to each other too often, or come to too many options");
   }
 
   /// The reference to what `key` stands for; what it says is visited later.
@@ -562,10 +567,15 @@ class SchemaReader {
     return true;
   }
 
+  void count_sets(const OrderedJson& lists, const std::string& place) {
+    if (set_bytes_ += text_of(lists).size(); set_bytes_ > kMaxSetBytes)
+      refuse_keyword(place, "uniqueItems", fmt::format("and those before it come to lists of more than {} together", format_bytes(kMaxSetBytes)));
+  }
+
   void visit_array(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minItems", "maxItems", place);
     if (schema.contains("uniqueItems")) {
-      if (schema["uniqueItems"] != false && list_sets(schema, given_)) return;
+      if (schema["uniqueItems"] != false && list_sets(schema, given_)) return count_sets(schema, place);
       if (schema["uniqueItems"] != false && !(schema.contains("maxItems") && schema["maxItems"] <= 1))
         refuse_keyword(place, "uniqueItems", fmt::format("is supported where 'items' are one of up to {} values, or 'maxItems' is 1", kMaxSetValues));
       schema.erase("uniqueItems");
@@ -690,7 +700,7 @@ class SchemaReader {
   std::deque<Definition> to_define_;
   std::map<std::string, std::string> names_;   ///< of definitions, by what they stand for
   std::map<std::string, std::string> places_;  ///< of what references of the result lead to
-  size_t joined_bytes_ = 0;
+  size_t joined_bytes_ = 0, set_bytes_ = 0;
   std::set<std::pair<int64_t, int64_t>> lengths_;  ///< of strings, from and to
   std::set<std::string> patterns_;                 ///< of strings
   double& pattern_characters_;

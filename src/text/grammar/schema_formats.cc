@@ -13,6 +13,7 @@
 namespace flexgen {
 namespace {
 
+constexpr size_t kMostLookAheads = 16;
 constexpr int64_t kUnbounded = std::numeric_limits<int64_t>::max();
 
 /// xgrammar's own patterns let through what is no date, such as February 31, and 1.2.3.044. February 29 is left out.
@@ -102,6 +103,7 @@ struct LookingAhead {
 /// Whether all of these texts match `pattern`, as a schema has it.
 bool all_are_of(const std::string& texts, const std::string& pattern) {
   const LookingAhead ahead(pattern);
+  if (ahead.parts.size() > kMostLookAheads) return false;
   const auto plain = [](const std::string& text) { return plain_pattern(text, PatternPlace::kJsonString); };
   const std::string mine = plain(texts);
   // Alternatives outside of groups would have a part of what stands before them.

@@ -48,8 +48,8 @@ class Options {
     return true;
   }
 
-  /// `followed`: references that were looked at, or are being looked at: these say nothing more.
-  bool allows_only(const OrderedJson& schema, const Texts& types, Texts* followed) const {
+  /// `followed`: what was found of references; of those that are being looked at nothing is known.
+  bool allows_only(const OrderedJson& schema, const Texts& types, std::map<std::string, bool>* followed) const {
     if (!schema.is_object()) return false;
     const auto only = [&](const OrderedJson& one) { return allows_only(one, types, followed); };
     const auto is_one = [&](const OrderedJson& type) {
@@ -60,9 +60,9 @@ class Options {
     if (schema.contains("$ref")) {
       if (!schema["$ref"].is_string()) return false;
       const auto& reference = schema["$ref"].get_ref<const std::string&>();
-      if (!followed->insert(reference).second) return true;
+      if (const auto [known, is_new] = followed->emplace(reference, false); !is_new) return known->second;
       const OrderedJson* target = referenced(root_, reference);
-      return target && only(*target);
+      return (*followed)[reference] = target && only(*target);
     }
     if (const auto values = schema_values(schema))
       return std::all_of(values->begin(), values->end(), [&](const OrderedJson& value) { return is_one(json_type(value)); });
@@ -217,7 +217,7 @@ bool is_schema_note(const std::string& name) { return kNotes.contains(name) || n
 bool is_of_type(const OrderedJson& value, const std::string& type) { return json_type(value) == type || (type == "number" && value.is_number_integer()); }
 
 bool allows_only(const OrderedJson& schema, const std::set<std::string>& types, const OrderedJson& root) {
-  Texts followed;
+  std::map<std::string, bool> followed;
   return Options(root).allows_only(schema, types, &followed);
 }
 
@@ -237,8 +237,11 @@ const OrderedJson* referenced(const OrderedJson& root, const std::string& refere
   }
 }
 
-void allow_nulls(OrderedJson& schema) {
-  if (schema.is_object()) {
+namespace {
+
+/// `names`: its members are schemas by names of their own, which are no keywords.
+void allow_nulls_in(OrderedJson& schema, bool names) {
+  if (schema.is_object() && !names) {
     const auto nullable = schema.find("nullable");
     const bool says = nullable != schema.end() && nullable->is_boolean() && (*nullable == false || schema.contains("type"));
     if (says && *nullable == true) {
@@ -249,9 +252,15 @@ void allow_nulls(OrderedJson& schema) {
     if (says) schema.erase("nullable");
   }
   if (!schema.is_structured()) return;
+  static const std::set<std::string_view> data{"const", "enum", "default", "example", "examples"};
+  static const std::set<std::string_view> by_name{"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"};
   for (auto& [name, part] : schema.items())
-    if (const std::set<std::string_view> data{"const", "enum", "default", "example", "examples"}; !data.contains(name)) allow_nulls(part);
+    if (names || !data.contains(name)) allow_nulls_in(part, !names && by_name.contains(name));
 }
+
+}  // namespace
+
+void allow_nulls(OrderedJson& schema) { allow_nulls_in(schema, false); }
 
 bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root, const std::string* always) {
   return Options(root).no_value_fits_two(options, always);

@@ -16,8 +16,9 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Texts = std::set<std::string>;
 
-constexpr size_t kMaxOptions = 64, kMaxJoins = 4000, kPropertiesOfAStep = 16;
+constexpr size_t kMaxOptions = 64, kMaxJoins = 4000, kMaxChoicesWithin = 64, kPropertiesOfAStep = 16;
 constexpr std::array kCombining{"$ref", "allOf", "anyOf", "oneOf"};
+constexpr const char* kIdInAPart = "'$id' in a part of a schema is not supported";  // references in it would be looked up there
 /// Said by options: either the one, or the other.
 constexpr std::array kConditions{"if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"};
 
@@ -66,6 +67,7 @@ class Joining {
  public:
   /// Of plain schemas, which combine nothing.
   static std::optional<OrderedJson> both(const OrderedJson& a, const OrderedJson& b) {
+    if (a.contains("$id") || b.contains("$id")) fail_user(kIdInAPart);
     OrderedJson out = a;
     if (!join_objects(a, b, &out)) return std::nullopt;
     for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)})
@@ -225,7 +227,10 @@ class Parts {
     std::optional<OrderedJson> base = Joining::left(std::move(flat.base));
     if (!base) return {};
     std::vector<OrderedJson> all{std::move(*base)};
+    // What leads to itself would copy all of it at each level.
+    if (++depth_ > kMaxChoicesWithin) fail_user("its parts come to too many options together, or lead to themselves");
     for (const Choice& choice : flat.choices) all = with_choice(all, choice, flat.choices.size() == 1, exclusive);
+    --depth_;
     return all;
   }
 
@@ -285,6 +290,7 @@ class Parts {
     if (schema == true) return true;
     if (schema == false) return false;
     if (!schema.is_object()) fail_user("a schema is an object or true, not {}", json_type(schema));
+    if (schema.contains("$id") && &schema != &root_) fail_user(kIdInAPart);
     OrderedJson plain = OrderedJson::object();
     for (const auto& [name, value] : schema.items()) {
       const bool is_apart = std::find(kCombining.begin(), kCombining.end(), name) != kCombining.end() ||
@@ -409,7 +415,7 @@ class Parts {
   }
 
   const OrderedJson& root_;
-  size_t steps_ = 0;
+  size_t steps_ = 0, depth_ = 0;
 };
 
 }  // namespace
@@ -437,6 +443,7 @@ OrderedJson joined_schema(const OrderedJson& schema, const OrderedJson& root) {
   OrderedJson said = schema;
   const OrderedJson unevaluated = said.contains("unevaluatedProperties") ? said["unevaluatedProperties"] : OrderedJson();  // by all parts together
   said.erase("unevaluatedProperties");
+  said.erase("$id");  // at the root; elsewhere it is refused where the schema is visited
   std::vector<OrderedJson> options = Parts(root).options_of(said, &exclusive);
   if (!unevaluated.is_null())
     for (OrderedJson& option : options) option["unevaluatedProperties"] = unevaluated;
