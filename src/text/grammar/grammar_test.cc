@@ -934,6 +934,31 @@ TEST_F(Grammars, HaveATypeBesideWhatRefersToItself) {
   }
 }
 
+/// A choice that names what told two options apart, as neither names the other's.
+TEST_F(Grammars, LeaveOptionsApartThatALaterChoiceNamesMoreOf) {
+  const char* one_of = R"({"oneOf":[{"properties":{"a":{"type":"integer"}},"required":["a"]},{"properties":{"b":{"type":"integer"}},"required":["b"]}]})";
+  const char* choice = R"({"anyOf":[{"properties":{"a":{},"b":{}}},{"properties":{"c":{}}}]})";
+  const char* types = R"({"anyOf":[{"type":["string","object"]},{"type":["string","object"],"minProperties":1}]})";
+  const std::string typed = std::string(one_of).insert(1, R"("type":"object",)");
+  for (const std::string& json : {fmt::format(R"({{"allOf":[{},{}]}})", typed, choice), fmt::format(R"({{"allOf":[{},{}]}})", one_of, choice),
+                                  fmt::format(R"({{"allOf":[{{"anyOf":[{}]}},{}]}})", one_of, choice), fmt::format(R"({{"allOf":[{},{}]}})", one_of, types)}) {
+    const GrammarSpec spec = schema(json, false);
+    for (const char* text : {R"({"a": 1})", R"({"b": 2})"}) EXPECT_TRUE(takes(spec, text)) << text << " by " << json;
+    for (const char* text : {R"({"a": 1, "b": 2})", R"({"b": 2, "a": 1})", "{}", R"("")"}) EXPECT_FALSE(takes(spec, text)) << text << " by " << json;
+  }
+}
+
+TEST_F(Grammars, CompareValuesAsSchemasDo) {
+  EXPECT_FALSE(takes(schema(R"({"enum":[{"a":1,"b":2},"x"],"not":{"const":{"b":2.0,"a":1}}})", false), R"({"a":1,"b":2})"));
+  EXPECT_TRUE(takes(schema(R"({"allOf":[{"enum":[{"a":1,"b":2},"x"]},{"const":{"b":2,"a":1}}]})", false), R"({"a":1,"b":2})"));
+  EXPECT_TRUE(takes(schema(R"({"enum":[-1,2],"not":{"const":18446744073709551615}})"), "-1"));
+  EXPECT_FALSE(
+      takes(schema(R"({"type":"array","uniqueItems":true,"items":{"enum":[{"a":1,"b":2},{"b":2,"a":1}]}})", false), R"([{"a":1,"b":2}, {"b":2,"a":1}])"));
+  for (const char* json : {R"({"oneOf":[{"const":{"a":1,"b":2}},{"const":{"b":2,"a":1}}]})", R"({"enum":[5],"minimum":18446744073709551615})",
+                           R"({"allOf":[{"enum":[-1]},{"enum":[18446744073709551615]}]})"})
+    EXPECT_THROW(honoured_schema(json), Error) << json;
+}
+
 TEST_F(Grammars, FollowTuplesOfDraft7) {
   const GrammarSpec spec = schema(R"({"type":"array","items":[{"type":"integer"},{"type":"boolean"}],"minItems":2,"maxItems":2})", false);
   EXPECT_TRUE(takes(spec, "[1, true]"));

@@ -246,12 +246,16 @@ class SchemaReader {
   static void visit_bounds_of(OrderedJson& values, OrderedJson& schema, const char* name, const std::string& place) {
     for (const char* bound : {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}) {
       if (!schema.contains(bound)) continue;
-      const OrderedJson most = schema[bound];
-      if (!most.is_number()) refuse_keyword(place, bound, "must be a number");
+      if (!schema[bound].is_number()) refuse_keyword(place, bound, "must be a number");
+      const long double bounding = number_of(schema[bound]);
       const std::string_view text = bound;
       OrderedJson fitting = OrderedJson::array();
       for (const OrderedJson& value : values) {
-        const bool fits = text == "minimum" ? value >= most : text == "maximum" ? value <= most : text == "exclusiveMinimum" ? value > most : value < most;
+        const long double number = value.is_number() ? number_of(value) : 0;
+        const bool fits = text == "minimum"            ? number >= bounding
+                          : text == "maximum"          ? number <= bounding
+                          : text == "exclusiveMinimum" ? number > bounding
+                                                       : number < bounding;
         if (!value.is_number() || fits) fitting.push_back(value);
       }
       if (fitting.empty()) refuse_keyword(place, name, fmt::format("has no value that fits '{}' beside it", bound));
@@ -265,7 +269,7 @@ class SchemaReader {
     const char* name = is_const ? "const" : "enum";
     if (is_const && schema.contains("enum")) {  // pydantic's Literal has both
       const OrderedJson& all = schema["enum"];
-      if (!all.is_array() || std::find(all.begin(), all.end(), schema["const"]) == all.end())
+      if (!all.is_array() || !value_keys(all).contains(value_key(schema["const"])))
         refuse_keyword(place, name, "has a value that is not in the 'enum' beside it");
       schema.erase("enum");
     }
