@@ -887,8 +887,18 @@ TEST(JsonSchema, WhatComesToMuchMoreThanItSaysIsRefusedSoon) {
   std::string sets;
   for (int i = 0; i < 40; ++i)
     sets += fmt::format(R"({}"p{}":{{"uniqueItems":true,"items":{{"enum":["{}",1,2,3,4,5,6,7]}}}})", i > 0 ? "," : "", i, std::string(1000, 'a'));
+  const auto numbered = [](int count, const auto& text) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += (i > 0 ? "," : "") + text(i);
+    return all;
+  };
+  const std::string required = numbered(8000, [](int i) { return fmt::format(R"({{"required":["n{}"]}})", i); });
+  const std::string values = numbered(3000, [](int i) { return fmt::format(R"("{}")", i); });
+  const std::string options = numbered(2500, [](int i) { return fmt::format(R"({{"allOf":[{{"$ref":"#/$defs/v"}},{{"enum":["{}",1]}}]}})", i); });
   for (const auto& [json, why] : {std::pair(R"({"minProperties":1,"anyOf":[{"$ref":"#"},{"enum":[)" + repeated(80'000, "[]") + "]}]}", "together"),
-                                  std::pair("{\"properties\":{" + sets + "}}", "at properties/p8: 'uniqueItems' and those before it")}) {
+                                  std::pair("{\"properties\":{" + sets + "}}", "at properties/p8: 'uniqueItems' and those before it"),
+                                  std::pair("{\"allOf\":[" + required + "]}", "it says too much together"),
+                                  std::pair("{\"anyOf\":[" + options + "],\"$defs\":{\"v\":{\"enum\":[" + values + "]}}}", "it says too much together")}) {
     const auto begin = std::chrono::steady_clock::now();
     try {
       honoured_schema(json);

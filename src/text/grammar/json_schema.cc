@@ -21,6 +21,7 @@
 #include "text/grammar/schema_narrowing.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/schema_parts.h"
+#include "text/grammar/schema_work.h"
 #include "text/regex.h"
 
 namespace flexgen {
@@ -761,6 +762,7 @@ std::string honoured_schema(std::string_view json, double* pattern_characters) {
   OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
   allow_nulls(schema);
+  const SchemaWork work;
   const OrderedJson given = schema;
   double characters = 0;
   SchemaReader(given, pattern_characters ? *pattern_characters : characters).read(schema);

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "text/grammar/pattern.h"
 #include "text/grammar/pattern_relation.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 namespace {
@@ -123,6 +124,7 @@ std::optional<FormatTexts> format_texts(const StringFormat& format, const std::s
     try {
       if (pattern.empty() || all_are_of(texts.pattern, pattern)) return texts;
     } catch (const Error&) {  // a pattern that is not known
+      if (SchemaWork::is_spent()) throw;
     }
   }
   if (pattern.empty() || least > format.texts.front().least || most < format.texts.front().most) return std::nullopt;
@@ -130,6 +132,7 @@ std::optional<FormatTexts> format_texts(const StringFormat& format, const std::s
     const std::string plain = plain_pattern(pattern, PatternPlace::kJsonString), all = format.all.empty() ? format.texts.front().pattern : format.all;
     if (all_match(plain, plain_pattern(all, PatternPlace::kJsonString))) return FormatTexts{pattern, format.texts.front().least, format.texts.front().most};
   } catch (const Error&) {
+    if (SchemaWork::is_spent()) throw;
   }
   return std::nullopt;
 }

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/schema_parts.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 
@@ -54,6 +55,7 @@ OrderedJson joined_options(const OrderedJson& options, const OrderedJson& root) 
       try {
         if (OrderedJson joined = joined_schema(*target, root); !has_parts(joined)) option = std::move(joined);
       } catch (const Error&) {  // it is told where the option is read
+        if (SchemaWork::is_spent()) throw;
       }
     }
   return all;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "text/grammar/schema_options.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 namespace {
@@ -29,11 +30,15 @@ bool combines(const OrderedJson& schema) {
 
 /// Each part once: what lies within itself comes to the same again.
 OrderedJson as_all_of(const OrderedJson& a, const OrderedJson& b) {
+  SchemaWork::spend(a);
+  SchemaWork::spend(b);
   OrderedJson parts = OrderedJson::array();
   for (const OrderedJson& one : {a, b}) {
     const bool is_list = one.is_object() && one.size() == 1 && one.contains("allOf") && one["allOf"].is_array();
-    for (const OrderedJson& part : is_list ? one["allOf"] : OrderedJson::array({one}))
+    for (const OrderedJson& part : is_list ? one["allOf"] : OrderedJson::array({one})) {
+      SchemaWork::spend(parts.size() * sizeof(OrderedJson));
       if (std::find(parts.begin(), parts.end(), part) == parts.end()) parts.push_back(part);
+    }
   }
   return {{"allOf", std::move(parts)}};
 }
@@ -68,6 +73,8 @@ class Joining {
   /// Of plain schemas, which combine nothing.
   static std::optional<OrderedJson> both(const OrderedJson& a, const OrderedJson& b) {
     if (a.contains("$id") || b.contains("$id")) fail_user(kIdInAPart);
+    SchemaWork::spend(a);
+    SchemaWork::spend(b);
     OrderedJson out = a;
     if (!join_objects(a, b, &out)) return std::nullopt;
     for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)})
