@@ -878,6 +878,97 @@ TEST(JsonSchema, PartsThatReferToEachOtherAreBounded) {
   EXPECT_THROW(honoured_schema("{\"type\":\"object\",\"allOf\":[" + many + "]}"), Error) << "4096 options";
 }
 
+TEST(JsonSchema, WhatComesToMuchMoreThanItSaysIsRefusedSoon) {
+  const auto repeated = [](int count, const std::string& text) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += (i > 0 ? "," : "") + text;
+    return all;
+  };
+  std::string sets;
+  for (int i = 0; i < 40; ++i)
+    sets += fmt::format(R"({}"p{}":{{"uniqueItems":true,"items":{{"enum":["{}",1,2,3,4,5,6,7]}}}})", i > 0 ? "," : "", i, std::string(1000, 'a'));
+  const auto numbered = [](int count, const auto& text) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += (i > 0 ? "," : "") + text(i);
+    return all;
+  };
+  const std::string required = numbered(8000, [](int i) { return fmt::format(R"({{"required":["n{}"]}})", i); });
+  const std::string values = numbered(3000, [](int i) { return fmt::format(R"("{}")", i); });
+  const std::string options = numbered(2500, [](int i) { return fmt::format(R"({{"allOf":[{{"$ref":"#/$defs/v"}},{{"enum":["{}",1]}}]}})", i); });
+  for (const auto& [json, why] : {std::pair(R"({"minProperties":1,"anyOf":[{"$ref":"#"},{"enum":[)" + repeated(80'000, "[]") + "]}]}", "together"),
+                                  std::pair("{\"properties\":{" + sets + "}}", "at properties/p8: 'uniqueItems' and those before it"),
+                                  std::pair("{\"allOf\":[" + required + "]}", "it says too much together"),
+                                  std::pair("{\"anyOf\":[" + options + "],\"$defs\":{\"v\":{\"enum\":[" + values + "]}}}", "it says too much together")}) {
+    const auto begin = std::chrono::steady_clock::now();
+    try {
+      honoured_schema(json);
+      ADD_FAILURE() << json.substr(0, 80);
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(why));
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20)) << json.substr(0, 80);
+  }
+}
+
+TEST(JsonSchema, AnIdentityOfAPartIsRefused) {
+  for (const char* json : {R"({"allOf":[{"$id":"http://x/y","type":"object"},{"minProperties":1}]})",
+                           R"({"type":"object","minProperties":1,"$ref":"#/$defs/a","$defs":{"a":{"$id":"http://x/y","properties":{"b":{}}}}})",
+                           R"({"allOf":[{"properties":{"a":{"type":"string"}}},{"properties":{"a":{"$id":"http://x/y","minLength":1}}}]})"})
+    try {
+      honoured_schema(json);
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("'$id' in a part of a schema")) << json;
+    }
+  EXPECT_NO_THROW(honoured_schema(R"({"$id":"http://x/y","allOf":[{"type":"object"},{"properties":{"a":{"anyOf":[{"type":"null"},{"$ref":"#"}]}}}]})"));
+}
+
+TEST_F(Grammars, AllowNullsOfPropertiesOfAnyName) {
+  for (const char* name : {"default", "example", "examples", "const", "enum", "nullable", "properties"}) {
+    const std::string text = fmt::format(R"({{"type":"object","properties":{{"{0}":{{"type":"string","nullable":true}}}},"required":["{0}"]}})", name);
+    EXPECT_TRUE(takes(schema(text, false), fmt::format(R"({{"{}": null}})", name))) << name;
+  }
+  EXPECT_TRUE(takes(schema(R"({"type":"object","enum":[{"type":"string","nullable":true}]})", false), R"({"type":"string","nullable":true})"));
+}
+
+/// What a reference to the schema itself allows is what the rest of it does.
+TEST_F(Grammars, HaveATypeBesideWhatRefersToItself) {
+  for (const char* json :
+       {R"({"properties":{"a":{"type":"string","allOf":[{"$ref":"#/$defs/x"}]}},"$defs":{"x":{"allOf":[{"$ref":"#/$defs/x"},{"enum":["b",1]}]}}})",
+        R"({"properties":{"a":{"type":"string","anyOf":[{"allOf":[{"$ref":"#/$defs/x"},{"$ref":"#/$defs/x"}]}]}},"$defs":{"x":{"enum":["b",1]}}})"}) {
+    try {
+      EXPECT_FALSE(takes(schema(json, false), R"({"a": 1})")) << json;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("leads to itself")) << json;
+    }
+  }
+}
+
+/// A choice that names what told two options apart, as neither names the other's.
+TEST_F(Grammars, LeaveOptionsApartThatALaterChoiceNamesMoreOf) {
+  const char* one_of = R"({"oneOf":[{"properties":{"a":{"type":"integer"}},"required":["a"]},{"properties":{"b":{"type":"integer"}},"required":["b"]}]})";
+  const char* choice = R"({"anyOf":[{"properties":{"a":{},"b":{}}},{"properties":{"c":{}}}]})";
+  const char* types = R"({"anyOf":[{"type":["string","object"]},{"type":["string","object"],"minProperties":1}]})";
+  const std::string typed = std::string(one_of).insert(1, R"("type":"object",)");
+  for (const std::string& json : {fmt::format(R"({{"allOf":[{},{}]}})", typed, choice), fmt::format(R"({{"allOf":[{},{}]}})", one_of, choice),
+                                  fmt::format(R"({{"allOf":[{{"anyOf":[{}]}},{}]}})", one_of, choice), fmt::format(R"({{"allOf":[{},{}]}})", one_of, types)}) {
+    const GrammarSpec spec = schema(json, false);
+    for (const char* text : {R"({"a": 1})", R"({"b": 2})"}) EXPECT_TRUE(takes(spec, text)) << text << " by " << json;
+    for (const char* text : {R"({"a": 1, "b": 2})", R"({"b": 2, "a": 1})", "{}", R"("")"}) EXPECT_FALSE(takes(spec, text)) << text << " by " << json;
+  }
+}
+
+TEST_F(Grammars, CompareValuesAsSchemasDo) {
+  EXPECT_FALSE(takes(schema(R"({"enum":[{"a":1,"b":2},"x"],"not":{"const":{"b":2.0,"a":1}}})", false), R"({"a":1,"b":2})"));
+  EXPECT_TRUE(takes(schema(R"({"allOf":[{"enum":[{"a":1,"b":2},"x"]},{"const":{"b":2,"a":1}}]})", false), R"({"a":1,"b":2})"));
+  EXPECT_TRUE(takes(schema(R"({"enum":[-1,2],"not":{"const":18446744073709551615}})"), "-1"));
+  EXPECT_FALSE(
+      takes(schema(R"({"type":"array","uniqueItems":true,"items":{"enum":[{"a":1,"b":2},{"b":2,"a":1}]}})", false), R"([{"a":1,"b":2}, {"b":2,"a":1}])"));
+  for (const char* json : {R"({"oneOf":[{"const":{"a":1,"b":2}},{"const":{"b":2,"a":1}}]})", R"({"enum":[5],"minimum":18446744073709551615})",
+                           R"({"allOf":[{"enum":[-1]},{"enum":[18446744073709551615]}]})"})
+    EXPECT_THROW(honoured_schema(json), Error) << json;
+}
+
 TEST_F(Grammars, FollowTuplesOfDraft7) {
   const GrammarSpec spec = schema(R"({"type":"array","items":[{"type":"integer"},{"type":"boolean"}],"minItems":2,"maxItems":2})", false);
   EXPECT_TRUE(takes(spec, "[1, true]"));

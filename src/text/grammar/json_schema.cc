@@ -21,6 +21,7 @@
 #include "text/grammar/schema_narrowing.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/schema_parts.h"
+#include "text/grammar/schema_work.h"
 #include "text/regex.h"
 
 namespace flexgen {
@@ -42,7 +43,7 @@ const std::map<std::string_view, Names> kKeywordsOfType{
 // kMaxUnrolled), and for each number of properties that may have come.
 constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 1024;
 constexpr size_t kMaxCountedProperties = 64;
-constexpr size_t kMaxJoinedBytes = 4 << 20;
+constexpr size_t kMaxJoinedBytes = 4 << 20, kMaxSetBytes = 1 << 20;
 
 /// What a `format` of whole numbers has: OpenAPI's, and those of Rust's schemars.
 struct WholeFormat {
@@ -93,6 +94,7 @@ class SchemaReader {
     fail(place, fmt::format("'{}' {}", shorten(name), why));
   }
 
+  static std::string text_of(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
   static bool is_note(const std::string& name) { return is_schema_note(name); }
 
   void visit_all(OrderedJson& schemas, const std::string& place, int depth) {
@@ -135,13 +137,12 @@ class SchemaReader {
     for (const char* name : {"$ref", "anyOf", "oneOf", "allOf"})
       if (schema.contains(name) && schema.contains("type")) hand_type_down(schema, name);
     if (!has_parts(schema)) return false;
-    if (!is_definition && schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace).find("\"$ref\"") != std::string::npos) {
+    if (!is_definition && text_of(schema).find("\"$ref\"") != std::string::npos) {
       OrderedJson said = OrderedJson::object();
       for (const auto& [name, value] : schema.items())
         if (!is_note(name)) said[name] = value;
-      const std::string key = said.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-      if (joined_bytes_ += key.size(); joined_bytes_ > kMaxJoinedBytes)
-        fail(place, "what its parts say together is too long: they refer to each other too often");
+      const std::string key = text_of(said);
+      count_joined(key, place);
       schema = {{"$ref", definition(key, place, said)}};
       return true;
     }
@@ -150,7 +151,12 @@ class SchemaReader {
     } catch (const Error& error) {
       fail(place, error.what());
     }
+    count_joined(text_of(schema), place);
     return false;
+  }
+  void count_joined(const std::string& text, const std::string& place) {
+    if (joined_bytes_ += text.size(); joined_bytes_ > kMaxJoinedBytes)
+      fail(place, "what its parts say together is too long: they refer to each other too often, or come to too many options");
   }
 
   /// The reference to what `key` stands for; what it says is visited later.
@@ -241,12 +247,16 @@ class SchemaReader {
   static void visit_bounds_of(OrderedJson& values, OrderedJson& schema, const char* name, const std::string& place) {
     for (const char* bound : {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}) {
       if (!schema.contains(bound)) continue;
-      const OrderedJson most = schema[bound];
-      if (!most.is_number()) refuse_keyword(place, bound, "must be a number");
+      if (!schema[bound].is_number()) refuse_keyword(place, bound, "must be a number");
+      const long double bounding = number_of(schema[bound]);
       const std::string_view text = bound;
       OrderedJson fitting = OrderedJson::array();
       for (const OrderedJson& value : values) {
-        const bool fits = text == "minimum" ? value >= most : text == "maximum" ? value <= most : text == "exclusiveMinimum" ? value > most : value < most;
+        const long double number = value.is_number() ? number_of(value) : 0;
+        const bool fits = text == "minimum"            ? number >= bounding
+                          : text == "maximum"          ? number <= bounding
+                          : text == "exclusiveMinimum" ? number > bounding
+                                                       : number < bounding;
         if (!value.is_number() || fits) fitting.push_back(value);
       }
       if (fitting.empty()) refuse_keyword(place, name, fmt::format("has no value that fits '{}' beside it", bound));
@@ -260,7 +270,7 @@ class SchemaReader {
     const char* name = is_const ? "const" : "enum";
     if (is_const && schema.contains("enum")) {  // pydantic's Literal has both
       const OrderedJson& all = schema["enum"];
-      if (!all.is_array() || std::find(all.begin(), all.end(), schema["const"]) == all.end())
+      if (!all.is_array() || !value_keys(all).contains(value_key(schema["const"])))
         refuse_keyword(place, name, "has a value that is not in the 'enum' beside it");
       schema.erase("enum");
     }
@@ -562,10 +572,15 @@ class SchemaReader {
     return true;
   }
 
+  void count_sets(const OrderedJson& lists, const std::string& place) {
+    if (set_bytes_ += text_of(lists).size(); set_bytes_ > kMaxSetBytes)
+      refuse_keyword(place, "uniqueItems", fmt::format("and those before it come to lists of more than {} together", format_bytes(kMaxSetBytes)));
+  }
+
   void visit_array(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minItems", "maxItems", place);
     if (schema.contains("uniqueItems")) {
-      if (schema["uniqueItems"] != false && list_sets(schema, given_)) return;
+      if (schema["uniqueItems"] != false && list_sets(schema, given_)) return count_sets(schema, place);
       if (schema["uniqueItems"] != false && !(schema.contains("maxItems") && schema["maxItems"] <= 1))
         refuse_keyword(place, "uniqueItems", fmt::format("is supported where 'items' are one of up to {} values, or 'maxItems' is 1", kMaxSetValues));
       schema.erase("uniqueItems");
@@ -690,7 +705,7 @@ class SchemaReader {
   std::deque<Definition> to_define_;
   std::map<std::string, std::string> names_;   ///< of definitions, by what they stand for
   std::map<std::string, std::string> places_;  ///< of what references of the result lead to
-  size_t joined_bytes_ = 0;
+  size_t joined_bytes_ = 0, set_bytes_ = 0;
   std::set<std::pair<int64_t, int64_t>> lengths_;  ///< of strings, from and to
   std::set<std::string> patterns_;                 ///< of strings
   double& pattern_characters_;
@@ -747,6 +762,7 @@ std::string honoured_schema(std::string_view json, double* pattern_characters) {
   OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
   allow_nulls(schema);
+  const SchemaWork work;
   const OrderedJson given = schema;
   double characters = 0;
   SchemaReader(given, pattern_characters ? *pattern_characters : characters).read(schema);

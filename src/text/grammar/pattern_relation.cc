@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "text/grammar/schema_work.h"
+
 namespace flexgen {
 namespace {
 
@@ -233,6 +235,7 @@ bool of_all_texts(std::string_view inner, std::string_view outer, const Holds& h
     if (characters.test(kAscii)) return false;
     for (size_t c = 0; c < kAscii; ++c) {
       if (!characters.test(c)) continue;
+      SchemaWork::spend(mine.size() + theirs.size());
       if ((work += mine.size() + theirs.size()) > kMostWork) return false;
       std::pair<States, States> next{one.next(mine, c), other.next(theirs, c)};
       if (!seen.insert(next).second) continue;

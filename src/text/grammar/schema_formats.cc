@@ -9,10 +9,12 @@
 #include "base/error.h"
 #include "text/grammar/pattern.h"
 #include "text/grammar/pattern_relation.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 namespace {
 
+constexpr size_t kMostLookAheads = 16;
 constexpr int64_t kUnbounded = std::numeric_limits<int64_t>::max();
 
 /// xgrammar's own patterns let through what is no date, such as February 31, and 1.2.3.044. February 29 is left out.
@@ -102,6 +104,7 @@ struct LookingAhead {
 /// Whether all of these texts match `pattern`, as a schema has it.
 bool all_are_of(const std::string& texts, const std::string& pattern) {
   const LookingAhead ahead(pattern);
+  if (ahead.parts.size() > kMostLookAheads) return false;
   const auto plain = [](const std::string& text) { return plain_pattern(text, PatternPlace::kJsonString); };
   const std::string mine = plain(texts);
   // Alternatives outside of groups would have a part of what stands before them.
@@ -121,6 +124,7 @@ std::optional<FormatTexts> format_texts(const StringFormat& format, const std::s
     try {
       if (pattern.empty() || all_are_of(texts.pattern, pattern)) return texts;
     } catch (const Error&) {  // a pattern that is not known
+      if (SchemaWork::is_spent()) throw;
     }
   }
   if (pattern.empty() || least > format.texts.front().least || most < format.texts.front().most) return std::nullopt;
@@ -128,6 +132,7 @@ std::optional<FormatTexts> format_texts(const StringFormat& format, const std::s
     const std::string plain = plain_pattern(pattern, PatternPlace::kJsonString), all = format.all.empty() ? format.texts.front().pattern : format.all;
     if (all_match(plain, plain_pattern(all, PatternPlace::kJsonString))) return FormatTexts{pattern, format.texts.front().least, format.texts.front().most};
   } catch (const Error&) {
+    if (SchemaWork::is_spent()) throw;
   }
   return std::nullopt;
 }

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/schema_parts.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 
@@ -40,7 +41,8 @@ void round_bounds(OrderedJson& schema) {
     schema.erase(name);
     const auto number = static_cast<int64_t>(rounded);
     const bool is_least = whole == std::string_view("minimum");
-    if (!schema.contains(whole) || !schema[whole].is_number() || (is_least ? schema[whole] < number : schema[whole] > number)) schema[whole] = number;
+    if (!schema.contains(whole) || !schema[whole].is_number() || (is_least ? number_of(schema[whole]) < number : number_of(schema[whole]) > number))
+      schema[whole] = number;
   };
   for (const char* name : {"minimum", "exclusiveMinimum"}) round(name, "minimum", [](double bound) { return std::ceil(bound); });
   for (const char* name : {"maximum", "exclusiveMaximum"}) round(name, "maximum", [](double bound) { return std::floor(bound); });
@@ -53,6 +55,7 @@ OrderedJson joined_options(const OrderedJson& options, const OrderedJson& root) 
       try {
         if (OrderedJson joined = joined_schema(*target, root); !has_parts(joined)) option = std::move(joined);
       } catch (const Error&) {  // it is told where the option is read
+        if (SchemaWork::is_spent()) throw;
       }
     }
   return all;
@@ -104,10 +107,11 @@ bool list_sets(OrderedJson& schema, const OrderedJson& root) {
   const std::optional<OrderedJson> given = schema_values(*items);
   const OrderedJson types = items->contains("type") ? as_list((*items)["type"]) : OrderedJson();
   OrderedJson values = OrderedJson::array(), lists = OrderedJson::array();
+  std::set<std::string> keys;
   for (const OrderedJson& value : given.value_or(OrderedJson::array())) {
     const bool fits = types.is_null() || std::any_of(types.begin(), types.end(),
                                                      [&](const OrderedJson& type) { return type.is_string() && is_of_type(value, type.get<std::string>()); });
-    if (fits && std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+    if (fits && keys.insert(value_key(value)).second) values.push_back(value);
   }
   if (values.empty() || values.size() > kMaxSetValues || has_unsigned(values)) return false;
   const size_t least = schema.value("minItems", size_t{0}), most = schema.value("maxItems", values.size());

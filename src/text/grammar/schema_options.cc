@@ -30,16 +30,40 @@ std::string without_percents(std::string_view text) {
   return out;
 }
 
+/// With members of objects in the order of their names, and whole numbers without a fraction.
+nlohmann::json in_order(const OrderedJson& value) {
+  constexpr double kTwoTo64 = 18446744073709551616.0;
+  if (value.is_object()) {
+    nlohmann::json object = nlohmann::json::object();
+    for (const auto& [name, member] : value.items()) object[name] = in_order(member);
+    return object;
+  }
+  if (value.is_array()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const OrderedJson& one : value) list.push_back(in_order(one));
+    return list;
+  }
+  if (!value.is_number_float()) return nlohmann::json(value);
+  const auto number = value.get<double>();
+  if (number != std::floor(number) || number >= kTwoTo64 || number < -kTwoTo64 / 2) return number;
+  if (number < 0) return static_cast<int64_t>(number);
+  return static_cast<uint64_t>(number);
+}
+
 class Options {
  public:
   explicit Options(const OrderedJson& root) : root_(root) {}
 
-  bool no_value_fits_two(const OrderedJson& options, const std::string* always) const {
+  bool no_value_fits_two(const OrderedJson& options, const std::string* always, bool of_all) const {
     std::vector<Option> all;
     Texts listed;  // strings, of all options
     for (const OrderedJson& schema : options) {
       Option option;
       if (!read(schema, &option, &listed)) return false;
+      if (of_all) {
+        if (option.allows_others) return false;
+        option.writes_named = option.takes_named;
+      }
       if (always && option.values.contains(*always)) option.written.insert(*always);
       for (const Option& before : all)
         if (!excludes(before, option) || !excludes(option, before)) return false;
@@ -48,8 +72,8 @@ class Options {
     return true;
   }
 
-  /// `followed`: references that were looked at, or are being looked at: these say nothing more.
-  bool allows_only(const OrderedJson& schema, const Texts& types, Texts* followed) const {
+  /// `followed`: what was found of references; of those that are being looked at nothing is known.
+  bool allows_only(const OrderedJson& schema, const Texts& types, std::map<std::string, bool>* followed) const {
     if (!schema.is_object()) return false;
     const auto only = [&](const OrderedJson& one) { return allows_only(one, types, followed); };
     const auto is_one = [&](const OrderedJson& type) {
@@ -60,9 +84,9 @@ class Options {
     if (schema.contains("$ref")) {
       if (!schema["$ref"].is_string()) return false;
       const auto& reference = schema["$ref"].get_ref<const std::string&>();
-      if (!followed->insert(reference).second) return true;
+      if (const auto [known, is_new] = followed->emplace(reference, false); !is_new) return known->second;
       const OrderedJson* target = referenced(root_, reference);
-      return target && only(*target);
+      return (*followed)[reference] = target && only(*target);
     }
     if (const auto values = schema_values(schema))
       return std::all_of(values->begin(), values->end(), [&](const OrderedJson& value) { return is_one(json_type(value)); });
@@ -118,12 +142,12 @@ class Options {
   /// What is known of the values that an option allows.
   struct Option {
     bool lists = false;
-    OrderedJson listed = OrderedJson::array();  ///< values but for strings
-    Texts types;                                ///< of what is written for it
+    Texts listed;  ///< value_key() of values but for strings
+    Texts types;   ///< of what is written for it
     bool allows_others = false;
     // Of an object: the properties that are written, and what is said of them.
-    Texts names, required, written;             ///< all that may come; those that must; those that always come
-    std::map<std::string, OrderedJson> values;  ///< that a property must be one of, where it comes
+    Texts names, required, written, never;  ///< all that may come; those that must; those that always come; those that are said not to
+    std::map<std::string, Texts> values;    ///< value_key() of those that a property must be one of, where it comes
     bool writes_named = false, takes_named = false;
   };
 
@@ -137,7 +161,7 @@ class Options {
       for (const OrderedJson& value : *values) {
         option->types.insert(shown_type(value));
         if (value.is_string()) own.insert(value.get<std::string>());
-        else option->listed.push_back(value);
+        else option->listed.insert(value_key(value));
       }
       return std::all_of(own.begin(), own.end(), [&](const std::string& text) { return strings->insert(text).second; });
     }
@@ -158,9 +182,9 @@ class Options {
     option->names = option->written = option->required;
     if (has_properties(object))
       for (const auto& [name, property] : object["properties"].items()) {
-        option->names.insert(name);
+        (property == false ? option->never : option->names).insert(name);
         const OrderedJson* target = target_of(property);
-        if (const auto values = target && target->is_object() ? schema_values(*target) : std::nullopt) option->values[name] = *values;
+        if (const auto values = target && target->is_object() ? schema_values(*target) : std::nullopt) option->values[name] = value_keys(*values);
       }
     option->takes_named = object.contains("additionalProperties") && object["additionalProperties"] == false && !object.contains("patternProperties");
     option->writes_named = has_properties(object) || option->takes_named;
@@ -168,11 +192,13 @@ class Options {
 
   /// Whether it can be seen that no value that is written for `a` fits `b`.
   static bool excludes(const Option& a, const Option& b) {
-    if (a.lists && b.lists) return std::none_of(a.listed.begin(), a.listed.end(), [&](const OrderedJson& value) { return holds(b.listed, value); });
+    if (a.lists && b.lists) return share_none(a.listed, b.listed);
     if (!b.allows_others && std::none_of(a.types.begin(), a.types.end(), [&](const std::string& type) { return b.types.contains(type); })) return true;
     return !a.lists && !b.lists && a.types == Texts{"object"} && never_fits(a, b);
   }
-  static bool holds(const OrderedJson& list, const OrderedJson& value) { return std::find(list.begin(), list.end(), value) != list.end(); }
+  static bool share_none(const Texts& a, const Texts& b) {
+    return std::none_of(a.begin(), a.end(), [&](const std::string& key) { return b.contains(key); });
+  }
   /// 1.0 may be either.
   static std::string shown_type(const OrderedJson& value) {
     const bool is_whole = value.is_number_float() && std::floor(value.get<double>()) == value.get<double>();
@@ -185,11 +211,12 @@ class Options {
   /// Whether no object that is written for `a`, with properties that it names alone, fits `b`.
   static bool never_fits(const Option& a, const Option& b) {
     if (a.writes_named && std::any_of(b.required.begin(), b.required.end(), [&](const std::string& name) { return !a.names.contains(name); })) return true;
+    if (std::any_of(b.required.begin(), b.required.end(), [&](const std::string& name) { return a.never.contains(name); })) return true;
     return std::any_of(a.written.begin(), a.written.end(), [&](const std::string& name) {
-      if (b.takes_named && !b.names.contains(name)) return true;
+      if ((b.takes_named && !b.names.contains(name)) || b.never.contains(name)) return true;
       const auto mine = a.values.find(name), others = b.values.find(name);
       if (mine == a.values.end() || others == b.values.end()) return false;
-      return std::none_of(mine->second.begin(), mine->second.end(), [&](const OrderedJson& value) { return holds(others->second, value); });
+      return share_none(mine->second, others->second);
     });
   }
 
@@ -202,6 +229,19 @@ std::optional<OrderedJson> schema_values(const OrderedJson& schema) {
   if (schema.contains("const")) return OrderedJson::array({schema["const"]});
   if (schema.contains("enum")) return as_list(schema["enum"]);
   return {};
+}
+
+std::string value_key(const OrderedJson& value) { return in_order(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
+
+std::set<std::string> value_keys(const OrderedJson& values) {
+  std::set<std::string> keys;
+  for (const OrderedJson& value : values) keys.insert(value_key(value));
+  return keys;
+}
+
+long double number_of(const OrderedJson& number) {
+  if (number.is_number_unsigned()) return static_cast<long double>(number.get<uint64_t>());
+  return number.is_number_integer() ? static_cast<long double>(number.get<int64_t>()) : static_cast<long double>(number.get<double>());
 }
 
 std::string json_type(const OrderedJson& value) {
@@ -217,7 +257,7 @@ bool is_schema_note(const std::string& name) { return kNotes.contains(name) || n
 bool is_of_type(const OrderedJson& value, const std::string& type) { return json_type(value) == type || (type == "number" && value.is_number_integer()); }
 
 bool allows_only(const OrderedJson& schema, const std::set<std::string>& types, const OrderedJson& root) {
-  Texts followed;
+  std::map<std::string, bool> followed;
   return Options(root).allows_only(schema, types, &followed);
 }
 
@@ -237,8 +277,11 @@ const OrderedJson* referenced(const OrderedJson& root, const std::string& refere
   }
 }
 
-void allow_nulls(OrderedJson& schema) {
-  if (schema.is_object()) {
+namespace {
+
+/// `names`: its members are schemas by names of their own, which are no keywords.
+void allow_nulls_in(OrderedJson& schema, bool names) {
+  if (schema.is_object() && !names) {
     const auto nullable = schema.find("nullable");
     const bool says = nullable != schema.end() && nullable->is_boolean() && (*nullable == false || schema.contains("type"));
     if (says && *nullable == true) {
@@ -249,12 +292,18 @@ void allow_nulls(OrderedJson& schema) {
     if (says) schema.erase("nullable");
   }
   if (!schema.is_structured()) return;
+  static const std::set<std::string_view> data{"const", "enum", "default", "example", "examples"};
+  static const std::set<std::string_view> by_name{"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"};
   for (auto& [name, part] : schema.items())
-    if (const std::set<std::string_view> data{"const", "enum", "default", "example", "examples"}; !data.contains(name)) allow_nulls(part);
+    if (names || !data.contains(name)) allow_nulls_in(part, !names && by_name.contains(name));
 }
 
-bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root, const std::string* always) {
-  return Options(root).no_value_fits_two(options, always);
+}  // namespace
+
+void allow_nulls(OrderedJson& schema) { allow_nulls_in(schema, false); }
+
+bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root, const std::string* always, bool of_all) {
+  return Options(root).no_value_fits_two(options, always, of_all);
 }
 
 }  // namespace flexgen

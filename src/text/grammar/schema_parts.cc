@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "text/grammar/schema_options.h"
+#include "text/grammar/schema_work.h"
 
 namespace flexgen {
 namespace {
@@ -16,8 +17,9 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Texts = std::set<std::string>;
 
-constexpr size_t kMaxOptions = 64, kMaxJoins = 4000, kPropertiesOfAStep = 16;
+constexpr size_t kMaxOptions = 64, kMaxJoins = 4000, kMaxChoicesWithin = 64, kPropertiesOfAStep = 16;
 constexpr std::array kCombining{"$ref", "allOf", "anyOf", "oneOf"};
+constexpr const char* kIdInAPart = "'$id' in a part of a schema is not supported";  // references in it would be looked up there
 /// Said by options: either the one, or the other.
 constexpr std::array kConditions{"if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"};
 
@@ -28,11 +30,15 @@ bool combines(const OrderedJson& schema) {
 
 /// Each part once: what lies within itself comes to the same again.
 OrderedJson as_all_of(const OrderedJson& a, const OrderedJson& b) {
+  SchemaWork::spend(a);
+  SchemaWork::spend(b);
   OrderedJson parts = OrderedJson::array();
   for (const OrderedJson& one : {a, b}) {
     const bool is_list = one.is_object() && one.size() == 1 && one.contains("allOf") && one["allOf"].is_array();
-    for (const OrderedJson& part : is_list ? one["allOf"] : OrderedJson::array({one}))
+    for (const OrderedJson& part : is_list ? one["allOf"] : OrderedJson::array({one})) {
+      SchemaWork::spend(parts.size() * sizeof(OrderedJson));
       if (std::find(parts.begin(), parts.end(), part) == parts.end()) parts.push_back(part);
+    }
   }
   return {{"allOf", std::move(parts)}};
 }
@@ -66,6 +72,9 @@ class Joining {
  public:
   /// Of plain schemas, which combine nothing.
   static std::optional<OrderedJson> both(const OrderedJson& a, const OrderedJson& b) {
+    if (a.contains("$id") || b.contains("$id")) fail_user(kIdInAPart);
+    SchemaWork::spend(a);
+    SchemaWork::spend(b);
     OrderedJson out = a;
     if (!join_objects(a, b, &out)) return std::nullopt;
     for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)})
@@ -93,13 +102,13 @@ class Joining {
     }
     OrderedJson values = listed_values(schema);
     if (values.is_null()) return schema;
-    if (schema.contains("const") && schema.contains("enum") && std::find(schema["enum"].begin(), schema["enum"].end(), schema["const"]) == schema["enum"].end())
-      return std::nullopt;
+    if (schema.contains("const") && schema.contains("enum") && !value_keys(schema["enum"]).contains(value_key(schema["const"]))) return std::nullopt;
     const OrderedJson types = schema.contains("type") ? as_list(schema["type"]) : OrderedJson();
     const OrderedJson without = schema.contains("not") && schema["not"].is_object() ? listed_values(schema["not"]) : OrderedJson();
+    const Texts excluded = value_keys(without);
     OrderedJson kept = OrderedJson::array();
     for (const OrderedJson& value : values)
-      if ((types.is_null() || is_of_types(value, types)) && std::find(without.begin(), without.end(), value) == without.end()) kept.push_back(value);
+      if ((types.is_null() || is_of_types(value, types)) && (excluded.empty() || !excluded.contains(value_key(value)))) kept.push_back(value);
     if (kept.empty() && !values.empty()) return std::nullopt;
     if (!without.is_null()) schema.erase("not");
     schema.erase("const");
@@ -113,9 +122,9 @@ class Joining {
     OrderedJson& mine = (*out)[name];
     const auto is_one_of = [&](std::initializer_list<const char*> names) { return std::find(names.begin(), names.end(), name) != names.end(); };
     if (is_one_of({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}) && mine.is_number() && value.is_number()) {
-      if (value > mine) mine = value;
+      if (number_of(value) > number_of(mine)) mine = value;
     } else if (is_one_of({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}) && mine.is_number() && value.is_number()) {
-      if (value < mine) mine = value;
+      if (number_of(value) < number_of(mine)) mine = value;
     } else if (name == "type") {
       OrderedJson types = types_of_both(mine, value);
       if (types.empty()) return false;
@@ -143,8 +152,9 @@ class Joining {
       return true;
     }
     OrderedJson shared = OrderedJson::array();
+    const Texts keys = value_keys(theirs);
     for (const OrderedJson& one : mine)
-      if (std::find(theirs.begin(), theirs.end(), one) != theirs.end()) shared.push_back(one);
+      if (keys.contains(value_key(one))) shared.push_back(one);
     if (shared.empty()) return false;
     out->erase("const");
     (*out)["enum"] = std::move(shared);
@@ -186,16 +196,20 @@ class Joining {
     add(a, of_b, b, true);
     add(b, of_a, a, false);
     OrderedJson properties = std::move(all);
+    Texts is_required;
     for (const OrderedJson* one : {&a, &b})
       if (one->contains("required")) {
         if (!(*one)["required"].is_array()) fail_user("'required' must be a list of names");
         for (const OrderedJson& name : (*one)["required"])
-          if (std::find(required.begin(), required.end(), name) == required.end()) required.push_back(name);
+          if (is_required.insert(value_key(name)).second) required.push_back(name);
       }
+    std::map<std::string_view, bool> may_come;  // of those with a name
+    for (const auto& property : properties.items()) may_come.emplace(property.key(), property.value() != false);
+    const bool others_may_come = of_others(a) != false && of_others(b) != false;
     for (const OrderedJson& name : required) {
       if (!name.is_string()) continue;
-      const auto& text = name.get_ref<const std::string&>();
-      if (properties.contains(text) ? properties[text] == false : of_others(a) == false || of_others(b) == false) return false;
+      const auto known = may_come.find(name.get_ref<const std::string&>());
+      if (known != may_come.end() ? !known->second : !others_may_come) return false;
     }
     if (!properties.empty()) (*out)["properties"] = std::move(properties);
     if (!required.empty()) (*out)["required"] = std::move(required);
@@ -215,8 +229,8 @@ class Parts {
  public:
   explicit Parts(const OrderedJson& root) : root_(root) {}
 
-  /// As plain schemas of which one must fit; none: no value fits. `exclusive`: set to false where it must be one alone, and that is not known.
-  std::vector<OrderedJson> options_of(const OrderedJson& schema, bool* exclusive) {
+  /// As plain schemas of which one must fit; none: no value fits. `exclusive`: set to false where it must be one alone, and that is not known. `last`: nothing is joined to them later.
+  std::vector<OrderedJson> options_of(const OrderedJson& schema, bool* exclusive, bool last = true) {
     if (++steps_ > kMaxJoins) fail_user("its parts come to too many options together, or lead to themselves");
     Flat flat;
     Texts followed;
@@ -225,7 +239,11 @@ class Parts {
     std::optional<OrderedJson> base = Joining::left(std::move(flat.base));
     if (!base) return {};
     std::vector<OrderedJson> all{std::move(*base)};
-    for (const Choice& choice : flat.choices) all = with_choice(all, choice, flat.choices.size() == 1, exclusive);
+    // What leads to itself would copy all of it at each level.
+    if (++depth_ > kMaxChoicesWithin) fail_user("its parts come to too many options together, or lead to themselves");
+    for (size_t i = 0; i < flat.choices.size(); ++i)
+      all = with_choice(all, flat.choices[i], flat.choices.size() == 1, exclusive, last && i + 1 == flat.choices.size());
+    --depth_;
     return all;
   }
 
@@ -239,24 +257,50 @@ class Parts {
     std::vector<Choice> choices;
   };
 
-  std::vector<OrderedJson> with_choice(const std::vector<OrderedJson>& all, const Choice& choice, bool alone, bool* exclusive) {
+  std::vector<OrderedJson> with_choice(const std::vector<OrderedJson>& all, const Choice& choice, bool alone, bool* exclusive, bool last) {
     std::vector<OrderedJson> joined;
     for (const OrderedJson& one : all) {
       std::vector<OrderedJson> of_one;
       bool each_is_plain = true;
       for (const OrderedJson& option : choice.options) {
-        std::vector<OrderedJson> plain = options_of(as_all_of(one, option), exclusive);
+        std::vector<OrderedJson> plain = options_of(as_all_of(one, option), exclusive, last);
         each_is_plain = each_is_plain && plain.size() <= 1;
         for (OrderedJson& schema : plain) of_one.push_back(std::move(schema));
         if (joined.size() + of_one.size() > kMaxOptions) fail_user("its parts come to more than {} options together", kMaxOptions);
       }
-      if (choice.one_alone && of_one.size() > 1 && !no_value_fits_two(of_one, root_) && !tell_apart(&of_one, each_is_plain)) {
+      if (choice.one_alone && of_one.size() > 1 && !are_apart(&of_one, last) && !tell_apart(&of_one, each_is_plain)) {
         if (!alone || !each_is_plain) fail_user("'oneOf' beside other keywords is not supported where a value may fit two of its options");
         *exclusive = false;
       }
       for (OrderedJson& schema : of_one) joined.push_back(std::move(schema));
     }
     return joined;
+  }
+
+  /// Whether no value fits two; what is joined to them later may name what only its absence told apart: so it is said to be absent.
+  bool are_apart(std::vector<OrderedJson>* options, bool last) const {
+    if (!no_value_fits_two(*options, root_)) return false;
+    if (last || no_value_fits_two(*options, root_, nullptr, true)) return true;
+    std::vector<OrderedJson> said = *options;
+    for (OrderedJson& option : said)
+      if (option.contains("properties") && !option.contains("type") && listed_values(option).is_null()) option["type"] = "object";  // as it is written
+    const std::vector<OrderedJson> given = said;
+    for (size_t i = 0; i < said.size(); ++i)
+      for (size_t j = 0; j < given.size(); ++j) {
+        const auto fits_one = [&] { return no_value_fits_two(OrderedJson::array({said[i], given[j]}), root_, nullptr, true); };
+        if (i == j || fits_one()) continue;
+        if (!given[i].contains("properties") || !given[j].contains("required")) return false;
+        for (const OrderedJson& name : given[j]["required"]) {
+          if (!name.is_string() || said[i]["properties"].contains(name.get<std::string>())) continue;
+          if (given[i].contains("required") && std::find(given[i]["required"].begin(), given[i]["required"].end(), name) != given[i]["required"].end())
+            continue;
+          said[i]["properties"][name.get<std::string>()] = false;
+          break;
+        }
+        if (!fits_one()) return false;
+      }
+    *options = std::move(said);
+    return true;
   }
 
   /// Leaves properties out of each option that others require, so that no value fits two.
@@ -285,6 +329,7 @@ class Parts {
     if (schema == true) return true;
     if (schema == false) return false;
     if (!schema.is_object()) fail_user("a schema is an object or true, not {}", json_type(schema));
+    if (schema.contains("$id") && &schema != &root_) fail_user(kIdInAPart);
     OrderedJson plain = OrderedJson::object();
     for (const auto& [name, value] : schema.items()) {
       const bool is_apart = std::find(kCombining.begin(), kCombining.end(), name) != kCombining.end() ||
@@ -409,7 +454,7 @@ class Parts {
   }
 
   const OrderedJson& root_;
-  size_t steps_ = 0;
+  size_t steps_ = 0, depth_ = 0;
 };
 
 }  // namespace
@@ -437,6 +482,7 @@ OrderedJson joined_schema(const OrderedJson& schema, const OrderedJson& root) {
   OrderedJson said = schema;
   const OrderedJson unevaluated = said.contains("unevaluatedProperties") ? said["unevaluatedProperties"] : OrderedJson();  // by all parts together
   said.erase("unevaluatedProperties");
+  said.erase("$id");  // at the root; elsewhere it is refused where the schema is visited
   std::vector<OrderedJson> options = Parts(root).options_of(said, &exclusive);
   if (!unevaluated.is_null())
     for (OrderedJson& option : options) option["unevaluatedProperties"] = unevaluated;
