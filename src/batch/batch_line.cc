@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -367,7 +368,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   // Without a template, for planning, any form will do.
   const CallForm calls = limits.chat ? limits.chat->call_form() : CallForm::kHermes;
   const bool beside = request->params.grammar != nullptr;  // a field that says what the answer is unless it calls
-  const ToolChoice choice = parse_tool_choice(conversation, body, calls, limits.tokenizer, beside);
+  ToolChoice choice = parse_tool_choice(conversation, body, calls, limits.tokenizer, beside);
   if (choice.grammar && beside) {
     if (choice.forced) refuse_value("body.tool_choice", "forces a call, and another field says what the answer must be; give one");
     GrammarSpec either = *request->params.grammar;
@@ -379,7 +380,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   if (limits.chat) {
     *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .one_call = !body.flag("parallel_tool_calls", true)};
     request->chat->held_calls = choice.grammar != nullptr;
-    if (choice.calls && xml_marks(calls)) request->chat->types = std::make_shared<const ParameterTypes>(parameter_types(conversation.tools));
+    if (choice.calls && xml_marks(calls)) request->chat->types = std::make_shared<const ParameterTypes>(std::move(choice.types));
     request->unread_calls = choice.calls && calls == CallForm::kNone;
     refuse_unread(conversation, choice.calls, body, limits);
     try {
@@ -400,6 +401,21 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
     text = texts_of(conversation);
   }
   request->prompts.push_back(text_prompt(std::move(text), kMessagesPath, body.flag("add_special_tokens", false), body, request->params, limits));
+}
+
+/// What the parameters of tools may be; texts that several list are added once.
+void add_types(const ParameterTypes& types, const std::function<void(std::string_view)>& add) {
+  std::map<const void*, size_t> added;
+  for (const auto& [function, parameters] : types.functions)
+    for (const auto& [name, kind] : parameters) {
+      add(fmt::format("{} {} {} {}", function, name, kind.types, kind.texts.size()));
+      for (const auto& texts : kind.texts) {
+        const auto [found, is_new] = added.try_emplace(texts.get(), added.size());
+        add(fmt::format("texts {}: {}", found->second, is_new ? texts->size() : 0));
+        if (is_new)
+          for (const std::string& text : *texts) add(text);
+      }
+    }
 }
 
 /// Two bodies that say the same of all but the seed, and but who asks and the like, have the same choices, if nothing is drawn.
@@ -426,9 +442,7 @@ std::array<uint8_t, 12> answers_id_of(Json body, Endpoint endpoint, const BatchR
   }
   // Of a conversation's fields that the body has no more, the text tells all but how its answer is read.
   if (request.chat) add(fmt::format("{} {} {}", request.chat->thinks, request.chat->begins_in_thought, static_cast<int>(request.chat->calls)));
-  if (request.chat && request.chat->types)
-    for (const auto& [function, parameters] : request.chat->types->functions)
-      for (const auto& [name, types] : parameters) add(fmt::format("{} {} {}", function, name, types));
+  if (request.chat && request.chat->types) add_types(*request.chat->types, add);
   if (request.chat && !request.params.answers_afresh) add("goes on");
   std::array<uint8_t, 12> id;
   const Sha256::Digest digest = hash.digest();

@@ -8,6 +8,7 @@
 #include "batch/batch_output.h"
 #include "batch/fake_runner.h"
 #include "batch/kept_record.h"
+#include "text/xml_calls.h"
 
 namespace flexgen::chat_line_test {
 namespace {
@@ -430,6 +431,20 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_EQ(x_of(typed("string")), R"({"x": "5"})");
   EXPECT_NE(typed("integer").answers_id, typed("string").answers_id) << "the template does not tell them apart";
   EXPECT_EQ(typed("integer").answers_id, typed("integer").answers_id);
+  const auto optional = [&](const std::string& listed) { return typed(R"(integer", "enum": [")" + listed + R"("], "format": ")"); };
+  EXPECT_EQ(x_of(optional("5")), R"({"x": "5"})");
+  EXPECT_NE(optional("5").answers_id, optional("none").answers_id) << "what is listed";
+  const auto forced = [&](const std::string& choice) {
+    return good(
+        kHello +
+            R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "allOf": [{"properties": {"x": {"type": "string"}}},
+                {"properties": {"x": {"type": ["string", "null"]}}}]}}}], "tool_choice": )" +
+            choice,
+        xml);
+  };
+  EXPECT_EQ(x_of(forced(R"("required")")), R"({"x": "5"})");
+  EXPECT_EQ(forced(R"("required")").chat->types->functions.at("f").at("x").types, kTextType) << "what the grammar holds it to";
+  EXPECT_EQ(forced(R"("auto")").chat->types->functions.at("f").at("x").types, kTextType | kNullType);
   // gpt-oss: channels, by marks that are special tokens.
   const ModelLimits harmony = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <|channel|> <|message|> #}<|start|>assistant");
   const BatchRequest channels = good(kHello + tool, harmony);

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "batch/grammar_fields.h"
 #include "text/grammar/call_grammar.h"
+#include "text/grammar/parameter_types.h"
 #include "text/jinja/print.h"
 
 namespace flexgen {
@@ -52,6 +53,7 @@ ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& b
   if (given && !has_tools && !says_nothing) refuse_value(kToolChoicePath, "needs tools");
   choice.calls = has_tools && !(given && *given == "none");
   if (!choice.calls) return choice;
+  if (xml_marks(form)) choice.types = parameter_types(conversation.tools);
   choice.forced = given && *given != "auto";
   const std::string name = choice.forced && *given != "required" ? chosen_name(*given) : "";
   WantedCalls wanted{{}, form, one_call || !name.empty(), choice.forced || no_text};
@@ -67,7 +69,7 @@ ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& b
   const std::string what = choice.forced ? "" : "has a function with strict, which ";
   refuse_beside_grammar(body, path);
   try {
-    choice.grammar = kept_grammar(call_grammar(wanted, tokenizer));
+    choice.grammar = kept_grammar(call_grammar(wanted, tokenizer, &choice.types));
   } catch (const Error& error) {
     const std::string why = error.what();
     refuse_value(path, why.starts_with("has ") ? why : what + why);

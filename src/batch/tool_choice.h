@@ -6,6 +6,7 @@
 #include "batch/line_body.h"
 #include "text/chat_template.h"
 #include "text/grammar/grammar.h"
+#include "text/xml_calls.h"
 
 namespace flexgen {
 
@@ -13,6 +14,7 @@ struct ToolChoice {
   bool calls = false;                                    ///< the answer may call tools
   bool forced = false;                                   ///< it must
   std::shared_ptr<const GrammarSpec> grammar = nullptr;  ///< null: calls are as the model writes them
+  ParameterTypes types = {};                             ///< of calls in XML
 };
 
 /// `form`: how the model writes calls. `tokenizer`: null for planning. `no_text`: the grammar is to be of calls alone. Throws Refusal for what cannot be honoured.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "io/test_folder.h"
+#include "text/grammar/parameter_types.h"
 #include "text/jinja/json_values.h"
 #include "text/xml_calls.h"
 

@@ -20,53 +20,18 @@ constexpr std::array kXmlMarks{
              "\""},
     XmlMarks{CallForm::kGlm, "<tool_call>", "</tool_call>", "", "", "", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "", false}};
 
-constexpr int kMaxSchemaSteps = 256;  // a schema may lead back to itself
+constexpr int kMaxUnclosed = 64;  // values that begin JSON without an end: each is looked through to the end of the answer
 
-ValueTypes type_of_name(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, ValueTypes>, 7> kTypes{{{"null", kNullType},
-                                                                           {"boolean", kBooleanType},
-                                                                           {"integer", kIntegerType},
-                                                                           {"number", kNumberType},
-                                                                           {"string", kTextType},
-                                                                           {"array", kListType},
-                                                                           {"object", kObjectType}}};
-  const auto* found = std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& type) { return type.first == name; });
-  return found == kTypes.end() ? 0 : found->second;
-}
-
-/// What a reference ("#/a/b") leads to; null where that is nothing.
-const Value* target_of_reference(const Value& root, std::string_view reference) {
-  if (!reference.starts_with("#")) return nullptr;
-  const Value* at = &root;
-  for (reference.remove_prefix(1); at && reference.starts_with('/');) {
-    reference.remove_prefix(1);
-    const size_t end = std::min(reference.find('/'), reference.size());
-    at = at->member(reference.substr(0, end));
-    reference.remove_prefix(end);
-  }
-  return at;
-}
-
-/// `steps`: how many schemas may be looked at still.
-ValueTypes types_of_schema(const Value& schema, const Value& root, int& steps) {
-  if (--steps < 0 || !schema.dict()) return 0;
-  if (const Value* reference = schema.member("$ref"); reference && reference->text()) {
-    const Value* target = target_of_reference(root, reference->text()->bytes);
-    return target ? types_of_schema(*target, root, steps) : 0;
-  }
-  unsigned types = 0;
-  const auto all_of = [](const Value* value) { return value && value->list() ? value->list()->items : std::vector<Value>(); };
-  if (const Value* type = schema.member("type"); type && type->text()) types |= type_of_name(type->text()->bytes);
-  else
-    for (const Value& one : all_of(type)) types |= one.text() ? type_of_name(one.text()->bytes) : 0u;
-  for (const Value& value : all_of(schema.member("enum"))) types |= types_of_value(value);
-  if (const Value* value = schema.dict()->find(std::string_view("const"))) types |= types_of_value(*value);
-  for (const char* name : {"anyOf", "oneOf", "allOf"})
-    for (const Value& option : all_of(schema.member(name))) types |= types_of_schema(option, root, steps);
-  for (const char* name : {"pattern", "minLength", "maxLength", "format"})
-    if (types == 0 && schema.member(name)) types = kTextType;
-  if (const Value* nullable = schema.member("nullable"); nullable && types != 0 && jinja::truth(*nullable)) types |= kNullType;
-  return static_cast<ValueTypes>(types);
+/// A whole number is of two types.
+ValueTypes types_of_value(const Value& value) {
+  if (value.none()) return kNullType;
+  if (value.is<bool>()) return kBooleanType;
+  if (value.text()) return kTextType;
+  if (value.list()) return kListType;
+  if (value.dict()) return kObjectType;
+  const jinja::LargeInt* written = value.large();
+  const bool whole = value.is<int64_t>() || (written && written->digits.find_first_of(".eE") == std::string::npos);
+  return whole ? kIntegerType | kNumberType : kNumberType;
 }
 
 /// JSON, or a literal of Python's; a word of either in whatever case.
@@ -129,37 +94,49 @@ class XmlReader {
     return std::string(name);
   }
 
+  /// Where a name ends that the first argument follows, or the end of the call.
+  size_t end_of_lone_name() const {
+    const size_t end = text_.find(marks_.end, at_);
+    return std::min(text_.substr(0, end).find(marks_.key, at_), end);
+  }
+
   ToolCall read_call() {
     expect(marks_.call);
     const bool is_alone = marks_.call.empty();
-    const std::string function = is_alone ? name_before(std::min(text_.find(marks_.key, at_), text_.find(marks_.end, at_)), "")
-                                          : name_before(text_.find(marks_.name_end, at_), marks_.name_end);
+    const std::string function = is_alone ? name_before(end_of_lone_name(), "") : name_before(text_.find(marks_.name_end, at_), marks_.name_end);
     std::vector<jinja::Dict::Item> arguments;
     while (take(marks_.key)) {
       std::string key = name_before(text_.find(marks_.key_end, at_), marks_.key_end);
       if (!marks_.value.empty()) expect(marks_.value);
-      const ValueTypes types = types_of(function, key);
-      const std::string_view text = read_value(types);
-      arguments.emplace_back(Value(std::move(key)), typed_value(text, types));
+      const ParameterKind& kind = kind_of(function, key);
+      const std::string_view text = read_value(kind.types);
+      arguments.emplace_back(Value(std::move(key)), typed_value(text, kind));
     }
     expect(is_alone ? marks_.end : marks_.call_end);
     return {function, call_text::json_of(std::move(arguments))};
   }
 
-  ValueTypes types_of(const std::string& function, const std::string& key) const {
-    if (!types_) return 0;
+  const ParameterKind& kind_of(const std::string& function, const std::string& key) const {
+    static const ParameterKind any;
+    if (!types_) return any;
     const auto parameters = types_->functions.find(function);
-    if (parameters == types_->functions.end()) return 0;
+    if (parameters == types_->functions.end()) return any;
     const auto found = parameters->second.find(key);
-    return found == parameters->second.end() ? 0 : found->second;
+    return found == parameters->second.end() ? any : found->second;
   }
 
   /// A value may have the mark that ends one within it: that counts which what may follow a value follows. JSON is passed over whole.
   std::string_view read_value(ValueTypes types) {
+    const size_t value_begin = at_;  // comes() passes over blanks
     const bool is_json = types != 0 && (types & kTextType) == 0;
     const std::string_view last = marks_.call.empty() ? marks_.end : marks_.call_end;
-    for (size_t end = text_.find(marks_.value_end, is_json ? call_text::behind_json(text_, at_) : at_); end != std::string_view::npos;
-         end = text_.find(marks_.value_end, end + 1)) {
+    size_t from = at_;
+    if (is_json && unclosed_ < kMaxUnclosed && (comes("{") || comes("["))) {
+      from = call_text::behind_json(text_, at_);
+      if (from == at_) ++unclosed_;
+    }
+    at_ = value_begin;
+    for (size_t end = text_.find(marks_.value_end, from); end != std::string_view::npos; end = text_.find(marks_.value_end, end + 1)) {
       const size_t begin = std::exchange(at_, end + marks_.value_end.size());
       if (comes(marks_.key) || comes(last)) return without_lines(text_.substr(begin, end - begin));
       at_ = begin;
@@ -179,6 +156,7 @@ class XmlReader {
   const ParameterTypes* types_;
   bool held_;
   size_t at_ = 0;
+  int unclosed_ = 0;
 };
 
 }  // namespace
@@ -188,39 +166,9 @@ const XmlMarks* xml_marks(CallForm form) {
   return found == kXmlMarks.end() ? nullptr : found;
 }
 
-ValueTypes types_of_value(const Value& value) {
-  if (value.none()) return kNullType;
-  if (value.is<bool>()) return kBooleanType;
-  if (value.text()) return kTextType;
-  if (value.list()) return kListType;
-  if (value.dict()) return kObjectType;
-  const jinja::LargeInt* written = value.large();
-  const bool whole = value.is<int64_t>() || (written && written->digits.find_first_of(".eE") == std::string::npos);
-  return whole ? kIntegerType | kNumberType : kNumberType;
-}
-
-ParameterTypes parameter_types(const Value& tools) {
-  ParameterTypes types;
-  if (!tools.list()) return types;
-  for (const Value& tool : tools.list()->items) {
-    const Value* function = tool.member("function");
-    const Value* name = function ? function->member("name") : nullptr;
-    const Value* parameters = function ? function->member("parameters") : nullptr;
-    if (!name || !name->text() || !parameters) continue;
-    const Value* reference = parameters->member("$ref");
-    const Value* target = reference && reference->text() ? target_of_reference(*parameters, reference->text()->bytes) : parameters;
-    const Value* properties = target ? target->member("properties") : nullptr;
-    if (!properties || !properties->dict()) continue;
-    for (const auto& [key, schema] : properties->dict()->items()) {
-      int steps = kMaxSchemaSteps;
-      if (key.text()) types.functions[name->text()->bytes][key.text()->bytes] = types_of_schema(schema, *parameters, steps);
-    }
-  }
-  return types;
-}
-
-Value typed_value(std::string_view text, ValueTypes types) {
-  if (types == kTextType) return Value(text);
+Value typed_value(std::string_view text, const ParameterKind& kind) {
+  const ValueTypes types = kind.types;
+  if (types == kTextType || std::any_of(kind.texts.begin(), kind.texts.end(), [&](const auto& texts) { return texts->contains(text); })) return Value(text);
   const std::optional<Value> value = value_of_text(call_text::trimmed(text));
   const bool may_be_any = types == 0 || (types & kTextType) == 0;
   // Where texts may come one is not written as JSON's.

@@ -3,9 +3,13 @@
 // Pure functions; any thread.
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "text/call_form.h"
 #include "text/call_text.h"
@@ -34,20 +38,21 @@ const XmlMarks* xml_marks(CallForm form);
 using ValueTypes = uint8_t;
 inline constexpr ValueTypes kNullType = 1, kBooleanType = 2, kIntegerType = 4, kNumberType = 8, kTextType = 16, kListType = 32, kObjectType = 64;
 
-/// The types of functions' parameters, by their names. What is not in it, or has none of the types, may be of any.
-struct ParameterTypes {
-  std::map<std::string, std::map<std::string, ValueTypes, std::less<>>, std::less<>> functions;
+/// What the values of a parameter may be.
+struct ParameterKind {
+  ValueTypes types = 0;  ///< none: any
+  std::vector<std::shared_ptr<const std::set<std::string, std::less<>>>> texts =
+      {};  ///< texts that are listed as values: texts, whatever else they would be read as
 };
 
-/// A whole number is of two types.
-ValueTypes types_of_value(const jinja::Value& value);
+/// Of functions' parameters, by their names (text/grammar/parameter_types.h). What is not in it may be of any type.
+struct ParameterTypes {
+  std::map<std::string, std::map<std::string, ParameterKind, std::less<>>, std::less<>> functions;
+};
 
-/// As the schemas of `tools` (a request's) say it: by `type`, `enum` and `const`, and those of `anyOf`, `oneOf`, `allOf` and references.
-ParameterTypes parameter_types(const jinja::Value& tools);
-
-/// What an argument's text says: where only texts may come, that text as it is; else what it is as JSON or as a literal of Python's, if that may come, and the text if it is neither.
+/// What an argument's text says: where only texts may come, that text as it is; else what it is as JSON or as a literal of Python's, if that may come and the text is none of those listed, and the text if it is neither.
 /// Where texts cannot come other types are taken, too: a value that is not of its type is for the function to refuse.
-jinja::Value typed_value(std::string_view text, ValueTypes types);
+jinja::Value typed_value(std::string_view text, const ParameterKind& kind);
 
 /// Throws jinja::Failure for calls that are broken. `types` null: none are known. `held`: they follow a grammar, so what does not begin with the form's own mark is none.
 call_text::Found xml_calls(std::string_view text, const XmlMarks& marks, const ParameterTypes* types, bool held);

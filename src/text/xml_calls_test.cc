@@ -1,11 +1,14 @@
 #include "text/xml_calls.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 
 #include "text/chat_answer.h"
+#include "text/grammar/parameter_types.h"
 #include "text/jinja/json_values.h"
 
 namespace flexgen::xml_calls_test {
@@ -14,7 +17,7 @@ namespace {
 constexpr const char* kTools =
     R"([{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "$defs": {"Size": {"type": "integer"}}, "properties": {
     "text": {"type": "string"}, "size": {"$ref": "#/$defs/Size"}, "ratio": {"type": "number"}, "on": {"type": "boolean"}, "list": {"type": "array"}, "map": {"type": "object"},
-    "maybe": {"type": ["string", "null"]}, "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]}, "kind": {"enum": ["1", "2"]}, "any": {}}}}}])";
+    "maybe": {"type": ["string", "null"]}, "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]}, "kind": {"enum": ["1", "2"]}, "level": {"anyOf": [{"enum": ["none", "1"]}, {"type": ["null", "integer"]}]}, "any": {}}}}}])";
 
 AnswerForm form_of(CallForm form) {
   return {.calls = form, .types = std::make_shared<const ParameterTypes>(parameter_types(jinja::parse_json_value(kTools, 1000)))};
@@ -61,6 +64,10 @@ TEST(XmlCalls, ValuesAreOfTheTypesOfTheSchema) {
   EXPECT_EQ(value("either", "five"), R"("five")");
   EXPECT_EQ(value("either", R"("5")"), R"("\"5\"")");
   EXPECT_EQ(value("kind", "1"), R"("1")");
+  EXPECT_EQ(value("level", "none"), R"("none")") << "it is listed";
+  EXPECT_EQ(value("level", "1"), R"("1")");
+  EXPECT_EQ(value("level", "2"), "2");
+  EXPECT_EQ(value("level", "None"), "null");
   for (const char* key : {"any", "unknown"}) {
     EXPECT_EQ(value(key, "5"), "5");
     EXPECT_EQ(value(key, R"({"x": 1})"), R"({"x": 1})");
@@ -118,11 +125,37 @@ TEST(XmlCalls, OfGlm) {
     EXPECT_EQ(shown(broken, form), "[" + broken + "]") << "cut off";
 }
 
+TEST(XmlCalls, LongAnswersAreReadInLinearTime) {
+  const auto seconds = [](const std::string& text, CallForm form, size_t count) {
+    const auto begin = std::chrono::steady_clock::now();
+    EXPECT_EQ(read_chat_answer(text, form_of(form)).calls.size(), count);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  std::string lists = "<tool_call>\n<function=f>\n", calls;
+  for (int i = 0; i < 50'000; ++i) lists += "<parameter=list>\n[\n</parameter>\n";
+  for (int i = 0; i < 50'000; ++i) calls += "<tool_call>g\n</tool_call>\n";
+  EXPECT_LT(seconds(lists + "</function>\n</tool_call>", CallForm::kQwenXml, 1), 20);
+  EXPECT_LT(seconds(calls, CallForm::kGlm, 50'000), 20);
+}
+
+TEST(XmlCalls, WorkOnSchemasIsBounded) {
+  std::string options, values, properties;
+  for (int i = 0; i < 250; ++i) options += R"({"$ref": "#/$defs/E"},)";
+  for (int i = 0; i < 20'000; ++i) values += fmt::format(R"("{}",)", i);
+  for (int i = 0; i < 3000; ++i) properties += fmt::format(R"("p{}": {{"$ref": "#/$defs/A"}},)", i);
+  const std::string parameters =
+      R"({"properties": {)" + properties + R"("z": {}}, "$defs": {"A": {"anyOf": [)" + options + R"({"type": "null"}]}, "E": {"enum": [)" + values + "1]}}}";
+  const auto begin = std::chrono::steady_clock::now();
+  const ParameterTypes types = parameter_types(jinja::parse_json_value(R"([{"function": {"name": "f", "parameters": )" + parameters + "}}]", 100'000));
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
+  EXPECT_EQ(types.functions.at("f").at("p2999").types, kNullType | kTextType | kIntegerType | kNumberType);
+}
+
 TEST(XmlCalls, SchemasThatLeadBackToThemselvesEnd) {
   const std::string parameters =
       R"({"properties": {"a": {"$ref": "#/properties/a"}, "b": {"anyOf": [{"$ref": "#/properties/b"}, {"$ref": "#/properties/b"}, {"type": "string"}]}}})";
   const ParameterTypes types = parameter_types(jinja::parse_json_value(R"([{"function": {"name": "f", "parameters": )" + parameters + "}}]", 1000));
-  EXPECT_EQ(types.functions.at("f").at("a"), 0);
+  EXPECT_EQ(types.functions.at("f").at("a").types, 0);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "text/grammar/json_schema.h"
+#include "text/grammar/parameter_types.h"
 #include "text/grammar/pattern.h"
 #include "text/grammar/schema_options.h"
 #include "text/grammar/structure_format.h"
@@ -144,12 +145,13 @@ CallParts parts_around(CallForm form, const Tokenizer* tokenizer) {
 }
 
 /// A call of the function, without what stands around calls.
-OrderedJson grammar_of_call(const CallableFunction& function, CallForm form, double* pattern_characters, const Tokenizer* tokenizer) {
+OrderedJson grammar_of_call(const CallableFunction& function, CallForm form, double* pattern_characters, const Tokenizer* tokenizer, ParameterTypes* types) {
   const std::string& name = function.name;
   if (const XmlMarks* marks = xml_marks(form)) {
-    const std::string schema = schema_of(function, pattern_characters);
+    const OrderedJson schema = parse_json<OrderedJson>(schema_of(function, pattern_characters), "the schema");
     try {
-      OrderedJson call = xml_call(name, parse_json<OrderedJson>(schema, "the schema"), *marks, tokenizer);
+      OrderedJson call = xml_call(name, schema, *marks, tokenizer);
+      if (types && function.strict && !set_parameter_types(name, schema, types)) fail_user("they refer to each other too often");
       return form == CallForm::kMiniMax || form == CallForm::kGlm ? call : sequence_of({const_text("\n"), std::move(call)});
     } catch (const Error& error) {
       fail_user("has the function '{}', whose parameters cannot be followed: {}", name, error.what());
@@ -183,11 +185,12 @@ OrderedJson grammar_of_call(const CallableFunction& function, CallForm form, dou
   }
 }
 
-CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
+CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer, ParameterTypes* types) {
   for (const CallableFunction& function : wanted.functions) check_name(function.name);
   CallParts parts = parts_around(wanted.form, tokenizer);
   double pattern_characters = 0;
-  for (const CallableFunction& function : wanted.functions) parts.calls.push_back(grammar_of_call(function, wanted.form, &pattern_characters, tokenizer));
+  for (const CallableFunction& function : wanted.functions)
+    parts.calls.push_back(grammar_of_call(function, wanted.form, &pattern_characters, tokenizer, types));
   return parts;
 }
 
@@ -238,9 +241,9 @@ OrderedJson calls_or_text(const CallParts& parts, CallForm form, const Tokenizer
 
 }  // namespace
 
-GrammarSpec call_grammar(const WantedCalls& wanted, const Tokenizer* tokenizer) {
+GrammarSpec call_grammar(const WantedCalls& wanted, const Tokenizer* tokenizer, ParameterTypes* types) {
   FLEXGEN_CHECK(!wanted.functions.empty());
-  const CallParts parts = parts_of(wanted, tokenizer);
+  const CallParts parts = parts_of(wanted, tokenizer, types);
   OrderedJson format;
   if (wanted.forced) format = forced_calls(parts, wanted.one_call, tokenizer);
   else if (format = calls_or_text(parts, wanted.form, tokenizer); format.is_null()) format = calls_in_text(parts, wanted.one_call, tokenizer);

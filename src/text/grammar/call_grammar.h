@@ -26,6 +26,7 @@ struct WantedCalls {
 
 /// A grammar for them: arguments as their schemas have them, with at most one blank or line end where JSON allows some. Of a mark that is a special token of `tokenizer` the token is asked for;
 /// null: all marks are text. Throws Error{user} that names the function and what of it cannot be honoured, or why calls in this form cannot be held to a grammar.
-GrammarSpec call_grammar(const WantedCalls& calls, const Tokenizer* tokenizer);
+/// `types`: gets those of the functions that the grammar holds to their schemas, for calls in XML, in the place of what it has of them; null: they are not wanted.
+GrammarSpec call_grammar(const WantedCalls& calls, const Tokenizer* tokenizer, ParameterTypes* types = nullptr);
 
 }  // namespace flexgen

@@ -188,7 +188,39 @@ TEST_P(CallGrammars, ValuesOfXml) {
   EXPECT_TRUE(value(R"({"type": ["string", "null"]})", "null"));
   EXPECT_TRUE(value(R"({"type": ["string", "null"], "minLength": 9})", "null"));
   EXPECT_FALSE(value(R"({"type": ["string", "null"], "minLength": 9})", "nil"));
+  for (const char* either : {R"({"type": ["string", "object"]})", R"({"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": true}]})"})
+    for (const char* one : {"a [", R"({"k": [1]})"}) EXPECT_TRUE(value(either, one)) << either;
+  EXPECT_TRUE(value(R"({"type": ["string", "array"]})", "[1]"));
   EXPECT_TRUE(value("{}", "anything [1"));
+}
+
+// The reader took its types from the schema as it was given, so that what the grammar let through was read as another value.
+TEST_P(CallGrammars, WhatXmlIsHeldToIsReadAsItsSchemaHasIt) {
+  const auto read = [&](const std::string& schema, const std::string& text) {
+    AnswerForm form{.calls = CallForm::kQwenXml};
+    ParameterTypes types;
+    const std::string call = "<tool_call>\n<function=f>\n<parameter=v>\n" + text + "\n</parameter>\n</function>\n</tool_call>";
+    EXPECT_TRUE(follows(call_grammar({{{"f", schema, true}}, CallForm::kQwenXml}, &tokenizer, &types), call)) << schema;
+    form.types = std::make_shared<const ParameterTypes>(std::move(types));
+    const ChatAnswer answer = read_chat_answer(call, form);
+    return answer.calls.empty() ? "no call" : answer.calls[0].arguments;
+  };
+  const auto with_value = [](const std::string& schema, const std::string& more = "") {
+    return R"({"type": "object", "properties": {"v": )" + schema + "}" + more + "}";
+  };
+  const std::string text = R"({"type": "string"})", defs = R"(, "$defs": {"a/b c": {"type": "string"}, "N": {"type": ["string", "null"]}})";
+  for (const std::string& schema :
+       {R"({"type": "object", "allOf": [{"properties": {"v": )" + text + R"(}, "required": ["v"]}, {"properties": {"b": {"type": "string"}}}]})",
+        R"({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/B"}, "B": )" + with_value(text) + "}}", with_value(R"({"$ref": "#/$defs/a~1b%20c"})", defs),
+        with_value(R"({"$ref": "urn:x#/$defs/a~1b c"})", defs + R"(, "$id": "urn:x")"), with_value(R"({"$ref": "#/$defs/N", "type": "string"})", defs)})
+    for (const char* one : {"12345", "null"}) EXPECT_EQ(read(schema, one), fmt::format(R"({{"v": "{}"}})", one)) << schema;
+  const std::string none = R"({"v": "none"})";
+  EXPECT_EQ(read(with_value(R"({"type": ["string", "null"], "enum": ["none", "auto"]})"), "none"), none);
+  EXPECT_EQ(read(with_value(R"({"type": "string", "nullable": true, "enum": ["none", "auto", null]})"), "none"), none);
+  EXPECT_EQ(read(with_value(R"({"type": ["string", "integer"], "enum": ["1", "2"]})"), "1"), R"({"v": "1"})");
+  const std::string optional = with_value(R"({"anyOf": [{"enum": ["none", "low"], "type": "string"}, {"type": "null"}]})");
+  EXPECT_EQ(read(optional, "none"), none);
+  EXPECT_EQ(read(optional, "null"), R"({"v": null})");
 }
 
 TEST_P(CallGrammars, ParametersOfXmlMayBeLeftOut) {
@@ -359,11 +391,12 @@ TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
   const auto why_xml = [&](const char* schema) { return why({"f", schema, true}, CallForm::kGlm); };
   EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}}})"),
               HasSubstr("'f', whose parameters cannot be followed: the parameter 'a' may be a text, or another value"));
-  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"enum": ["1", 1]}}})"), HasSubstr("has the text '1' in 'enum', beside others"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"enum": ["1", 1]}}})"), HasSubstr("has the text '1' in 'enum', beside another value"));
   EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"enum": ["</arg_value>"]}}})"),
               HasSubstr("the parameter 'a' has a value in 'enum' with '</arg_value>'"));
   EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"type": "string", "pattern": "^<b>$"}}})"), HasSubstr("'<' is not supported"));
   EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a<b": {}}})"), HasSubstr("the parameter 'a<b' has a name"));
+  EXPECT_THAT(why_xml(R"({"type": "object", "properties": {" a": {}}})"), HasSubstr("the parameter ' a' has a name"));
   EXPECT_EQ(why_xml(R"({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/properties/a"}}}})"), "taken");
   EXPECT_THAT(why_xml(R"({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}})"), HasSubstr("has the $ref '#'"));
   EXPECT_THAT(why_xml(R"({"type": "object", "minProperties": 1})"), HasSubstr("'minProperties' at the top"));

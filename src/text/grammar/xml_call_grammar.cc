@@ -50,6 +50,11 @@ class ValueGrammars {
     return *found;
   }
 
+  static bool says_more_than_type(const std::string& name, const Format& value) {
+    const bool says_nothing = (name == "items" && value == Format::object()) || (name == "additionalProperties" && value == true);
+    return name != "type" && !says_nothing && !is_schema_note(name);
+  }
+
   /// Texts, or other values of whatever kind: what a text says that is one of these is read as it.
   Format either(const Format& options, const std::string& name) const {
     if (options.size() == 1) return value(options.front(), name);
@@ -58,25 +63,23 @@ class ValueGrammars {
       const Format& one = target(option);
       const bool is_text = allows_only(one, {"string"}, root_);
       const bool says_more =
-          std::any_of(one.items().begin(), one.items().end(), [](const auto& item) { return item.key() != "type" && !is_schema_note(item.key()); });
+          std::any_of(one.items().begin(), one.items().end(), [](const auto& item) { return says_more_than_type(item.key(), item.value()); });
       if (!is_text && (says_more || !one.contains("type"))) fail(name, "may be a text, or another value of which more than the type is said");
       texts.push_back(is_text ? text(one, name) : json(option, name));
     }
     return structure::one_of(texts);
   }
 
-  /// Values of `enum` or `const`, of which texts are some at least: each must be read as what it is.
+  /// Values of `enum` or `const`, of which texts are some at least: what is written as one of these is read as a text.
   Format choices(const Format& schema, const std::string& name) const {
     const Format values = schema.contains("const") ? Format::array({schema["const"]}) : schema["enum"];
-    ValueTypes types = 0;
-    for (const Format& value : values) types |= types_of_value(call_text::parsed(value.dump()));
     std::vector<Format> choices;
     for (const Format& value : values) {
       const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
       if (text.find(marks_.value_end) != std::string::npos || text.starts_with('\n') || text.ends_with('\n'))
         fail(name, fmt::format("has a value in 'enum' with '{}', or with a line end at an end", marks_.value_end));
-      if (value.is_string() && !typed_value(text, types).text())
-        fail(name, fmt::format("has the text '{}' in 'enum', beside others that it would be read as", text));
+      if (!value.is_string() && std::find(values.begin(), values.end(), Format(text)) != values.end())
+        fail(name, fmt::format("has the text '{}' in 'enum', beside another value that is written alike", text));
       choices.push_back(const_text(text));
     }
     return structure::one_of(choices);
@@ -168,7 +171,7 @@ Format xml_call(const std::string& function, const Format& schema, const XmlMark
   const Format& properties = top.contains("properties") ? top["properties"] : none;
   const Format& required = top.contains("required") ? top["required"] : no_names;
   for (const auto& [name, property] : properties.items()) {
-    if (name.empty() || name.find_first_of("<>\"'\n") != std::string::npos)
+    if (name.empty() || name.find_first_of("<>\"'\n") != std::string::npos || call_text::trimmed(name) != name)
       fail_user("the parameter '{}' has a name that calls in this model's form cannot have", name);
     const Format one = argument(const_text(name), values.value(property, name));
     parts.push_back(std::find(required.begin(), required.end(), Format(name)) == required.end() ? structure::maybe(one) : one);
