@@ -416,35 +416,6 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
                 .size(),
             9u);
   EXPECT_FALSE(mistral.unread_calls);
-  // In XML the function's schema says what a value is.
-  const ModelLimits xml = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <tool_call> <function= <parameter= #}");
-  const auto typed = [&](const std::string& type) {
-    return good(kHello + R"(, "temperature": 0, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": ")" +
-                    type + R"("}}}}}])",
-                xml);
-  };
-  const auto x_of = [&](const BatchRequest& request) {
-    const Json told = record(request, "<tool_call>\n<function=f>\n<parameter=x>\n5\n</parameter>\n</function>\n</tool_call>")["response"]["body"]["choices"][0];
-    return told["message"]["tool_calls"][0]["function"]["arguments"].get<std::string>();
-  };
-  EXPECT_EQ(x_of(typed("integer")), R"({"x": 5})");
-  EXPECT_EQ(x_of(typed("string")), R"({"x": "5"})");
-  EXPECT_NE(typed("integer").answers_id, typed("string").answers_id) << "the template does not tell them apart";
-  EXPECT_EQ(typed("integer").answers_id, typed("integer").answers_id);
-  const auto optional = [&](const std::string& listed) { return typed(R"(integer", "enum": [")" + listed + R"("], "format": ")"); };
-  EXPECT_EQ(x_of(optional("5")), R"({"x": "5"})");
-  EXPECT_NE(optional("5").answers_id, optional("none").answers_id) << "what is listed";
-  const auto forced = [&](const std::string& choice) {
-    return good(
-        kHello +
-            R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "allOf": [{"properties": {"x": {"type": "string"}}},
-                {"properties": {"x": {"type": ["string", "null"]}}}]}}}], "tool_choice": )" +
-            choice,
-        xml);
-  };
-  EXPECT_EQ(x_of(forced(R"("required")")), R"({"x": "5"})");
-  EXPECT_EQ(forced(R"("required")").chat->types->functions.at("f").at("x").types, kTextType) << "what the grammar holds it to";
-  EXPECT_EQ(forced(R"("auto")").chat->types->functions.at("f").at("x").types, kTextType | kNullType);
   // gpt-oss: channels, by marks that are special tokens.
   const ModelLimits harmony = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <|channel|> <|message|> #}<|start|>assistant");
   const BatchRequest channels = good(kHello + tool, harmony);
@@ -476,6 +447,39 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_TRUE(good(kHello + tool).unread_calls);
   EXPECT_FALSE(good(kHello + tool + R"(, "tool_choice": "none")").unread_calls);
   EXPECT_FALSE(good(kHello).unread_calls);
+}
+
+/// The types are no part of the prompt.
+TEST_F(ChatRecord, InXmlTheSchemaSaysWhatAValueIs) {
+  const ModelLimits xml = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <tool_call> <function= <parameter= #}");
+  const auto typed = [&](const std::string& type) {
+    return good(kHello + R"(, "temperature": 0, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": ")" +
+                    type + R"("}}}}}])",
+                xml);
+  };
+  const auto x_of = [&](const BatchRequest& request) {
+    const Json told = record(request, "<tool_call>\n<function=f>\n<parameter=x>\n5\n</parameter>\n</function>\n</tool_call>")["response"]["body"]["choices"][0];
+    return told["message"]["tool_calls"][0]["function"]["arguments"].get<std::string>();
+  };
+  EXPECT_EQ(x_of(typed("integer")), R"({"x": 5})");
+  EXPECT_EQ(x_of(typed("string")), R"({"x": "5"})");
+  EXPECT_NE(typed("integer").answers_id, typed("string").answers_id) << "the template does not tell them apart";
+  EXPECT_EQ(typed("integer").answers_id, typed("integer").answers_id);
+  const auto optional = [&](const std::string& listed) { return typed(R"(integer", "enum": [")" + listed + R"("], "format": ")"); };
+  EXPECT_EQ(x_of(optional("5")), R"({"x": "5"})");
+  EXPECT_NE(optional("5").answers_id, optional("none").answers_id) << "what is listed";
+  if (why_no_grammars()) return;
+  const auto forced = [&](const std::string& choice) {
+    return good(
+        kHello +
+            R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "allOf": [{"properties": {"x": {"type": "string"}}},
+                {"properties": {"x": {"type": ["string", "null"]}}}]}}}], "tool_choice": )" +
+            choice,
+        xml);
+  };
+  EXPECT_EQ(x_of(forced(R"("required")")), R"({"x": "5"})");
+  EXPECT_EQ(forced(R"("required")").chat->types->functions.at("f").at("x").types, kTextType) << "what the grammar holds it to";
+  EXPECT_EQ(forced(R"("auto")").chat->types->functions.at("f").at("x").types, kTextType | kNullType);
 }
 
 TEST_F(ChatRecord, WhatIsToldOfThePromptStandsBesideTheChoices) {

@@ -451,6 +451,16 @@ ModelLimits limits_of_job(const BatchModel& model, int64_t created_s) {
   return limits;
 }
 
+/// What its answers depend on, beside the input: of a shard also which lines are its own.
+std::map<std::string, std::string> options_of_job(const BatchFiles& files, const BatchModel& model) {
+  std::map<std::string, std::string> options = model.options;
+  if (files.shard.count > 1) {
+    options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
+    options[kDealing] = kDealt;
+  }
+  return options;
+}
+
 }  // namespace
 
 BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
@@ -503,12 +513,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   };
   if (job.stopped() || input.stopped()) return end_before_the_start();
 
-  std::map<std::string, std::string> options = model.options;
-  if (files.shard.count > 1) {
-    options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
-    options[kDealing] = kDealt;
-  }
-  job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder, model.arithmetic},
+  job.match({input.fingerprint(), model.fingerprint, options_of_job(files, model), model.name, created_of(input.modified_s()), model.files, model.folder,
+             model.arithmetic},
             files.overwrite);
   if (const int64_t begun_s = job.identity().created_s; model.limits.chat && begun_s != created_of(input.modified_s()))
     input = BatchInput::scan(input.path(), limits_of_job(model, begun_s), stop, directory);
