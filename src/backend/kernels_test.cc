@@ -260,9 +260,9 @@ Bytes random_blocks(Rng& rng, DType dtype, int64_t rows, int64_t cols) {
   return bytes;
 }
 
-/// As GGUF files have them.
-void add_block_cases(std::vector<OperationCase>& cases) {
-  for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastBlockedDType); ++number) {
+/// As GGUF files have them, of the types [first, last].
+void add_block_cases(std::vector<OperationCase>& cases, DType first, DType last) {
+  for (int number = static_cast<int>(first); number <= static_cast<int>(last); ++number) {
     const auto dtype = static_cast<DType>(number);
     for (int64_t k : {int64_t{256}, int64_t{1536}})
       cases.push_back({fmt::format("linear_3x37x{}_{}", k, dtype_name(dtype)), [=](Kernels& kernels, Rng& rng) {
@@ -592,7 +592,7 @@ const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
     add_linear_cases(all);
-    add_block_cases(all);
+    add_block_cases(all, DType::kQ4_0, DType::kMXFP4);
     add_row_cases(all);
     add_element_cases(all);
     add_attention_cases(all);
@@ -601,6 +601,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_routing_cases(all);
     add_clamp_cases(all);
     add_divided_cases(all);
+    add_block_cases(all, DType::kIQ4_XS, kLastBlockedDType);  // a case's place is its seed: new ones come last
     return all;
   }();
   return cases;
