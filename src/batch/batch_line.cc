@@ -614,17 +614,24 @@ void take_streaming(Json& json, CallBody* call) {
   for (const char* name : {"stream", "stream_options"}) json.erase(name);
 }
 
+LineBounds bounds_of(const ModelLimits& limits) {
+  return {.prompts = kMaxPromptsPerLine,
+          .ids = limits.max_positions,
+          .first_ids = limits.tokenizer ? std::ssize(limits.tokenizer->prefix()) : 0,
+          .vocab_size = limits.vocab_size};
+}
+
 /// The body of a call as that of a line.
 LineJson read_call_json(std::string_view body, const ModelLimits& limits) {
   body = without_byte_order_mark(body);
-  LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
+  LineJson alone = read_line_json(body, {.prompts = 1, .ids = 1, .vocab_size = 1});  // or it could end what is put around it
   if (!alone.syntax_error.empty()) {
     constexpr std::string_view kLine = " of the line: ";
     if (const size_t at = alone.syntax_error.find(kLine); at != std::string::npos) alone.syntax_error.replace(at, kLine.size(), " of the body: ");
     refuse("invalid_json", "", alone.syntax_error);
   }
   if (!alone.line.is_object()) refuse("invalid_json", "", "the body is not a JSON object");
-  LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
+  LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), bounds_of(limits));
   check_json(parsed);
   return parsed;
 }
@@ -655,7 +662,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
   std::string custom_id;
   bool bare = false;
   try {
-    const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.tokenizer ? std::ssize(limits.tokenizer->prefix()) : 0, limits.vocab_size};
+    const LineBounds bounds = bounds_of(limits);
     Endpoint endpoint = Endpoint::kText;
     LineJson parsed = read_line_json(line, bounds);
     if (parsed.line.is_object()) drop_nulls(parsed.line);
@@ -737,7 +744,7 @@ std::variant<CountedBody, LineError> parse_counted_body(std::string_view body, M
 }
 
 std::string custom_id_of(std::string_view line) {
-  LineJson parsed = read_line_json(without_byte_order_mark(line), {1, 1, 1});
+  LineJson parsed = read_line_json(without_byte_order_mark(line), {.prompts = 1, .ids = 1, .vocab_size = 1});
   if (parsed.line.is_object()) drop_nulls(parsed.line);
   return parse_custom_id(parsed.line, false);
 }
