@@ -577,10 +577,14 @@ void check_endpoint_is(Endpoint endpoint, const ModelLimits& limits) {
     refuse("unsupported_endpoint", "url", fmt::format("the line is for {}, but the batch for {}", url_of(endpoint), url_of(*limits.endpoint)));
 }
 
+std::string model_named_in(const Json& body) {
+  const Json* model = LineBody(body).find("model");
+  return model && model->is_string() ? model->get<std::string>() : "";
+}
+
 void check_model(const Json& body, const ModelLimits& limits) {
-  const auto model = body.is_object() ? body.find("model") : body.end();
-  if (limits.model.empty() || !body.is_object() || model == body.end() || !model->is_string()) return;
-  if (const auto& name = model->get_ref<const std::string&>(); !name.empty() && name != limits.model)
+  if (limits.model.empty() || !body.is_object()) return;
+  if (const std::string name = model_named_in(body); !name.empty() && name != limits.model)
     refuse("model_not_found", "body.model", fmt::format("the model {} is not here; the batch is for {}", quote_text(name), quote_text(limits.model)));
 }
 
@@ -634,11 +638,6 @@ LineJson read_call_json(std::string_view body, const ModelLimits& limits) {
   LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), bounds_of(limits));
   check_json(parsed);
   return parsed;
-}
-
-std::string model_named_in(const Json& body) {
-  const Json* model = LineBody(body).find("model");
-  return model && model->is_string() ? model->get<std::string>() : "";
 }
 
 Endpoint check_endpoint(const Json& json) {

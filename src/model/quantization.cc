@@ -75,6 +75,21 @@ bool all_members(const Json& object, const Good& good) {
   return true;
 }
 
+/// use(fields) for each member of an object of objects, all of whose fields it reads. `otherwise`: what is said of a member that is none.
+template <typename Use>
+void for_each_object(ConfigFields& fields, const char* name, const char* otherwise, const Use& use) {
+  const Json* objects = fields.find(name);
+  if (!objects || !objects->is_object() || objects->empty()) fields.refuse(name, "is missing, or no object; fetch the file again");
+  ConfigFields all = fields.inner(*objects, name);
+  for (const auto& [member, object] : objects->items()) {
+    if (!object.is_object()) all.refuse(member, otherwise);
+    all.find(member);
+    ConfigFields one = all.inner(object, member);
+    use(one);
+    one.finish();
+  }
+}
+
 void add_scheme(Quantization& quantization, const QuantizationScheme& scheme) {
   if (std::find(quantization.schemes.begin(), quantization.schemes.end(), scheme) == quantization.schemes.end()) quantization.schemes.push_back(scheme);
 }
@@ -152,17 +167,10 @@ void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
     is_static |= algorithm != "FP8_PER_CHANNEL_PER_TOKEN";
   };
   if (fields.text_or("quant_algo", "") == "MIXED_PRECISION") {
-    const Json* layers = fields.find("quantized_layers");
-    if (!layers || !layers->is_object() || layers->empty()) fields.refuse("quantized_layers", "is missing, or no object; fetch the file again");
-    ConfigFields all = fields.inner(*layers, "quantized_layers");
-    for (const auto& [name, layer] : layers->items()) {
-      if (!layer.is_object()) all.refuse(name, "must be an object");
-      all.find(name);
-      ConfigFields one = all.inner(layer, name);
-      read_algorithm(one);
-      one.harmless({"group_size", "kv_cache_quant_algo"});
-      one.finish();
-    }
+    for_each_object(fields, "quantized_layers", "must be an object", [&](ConfigFields& layer) {
+      read_algorithm(layer);
+      layer.harmless({"group_size", "kv_cache_quant_algo"});
+    });
   } else {
     read_algorithm(fields);
   }
@@ -232,15 +240,9 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
     quantization.method = Method::kNone;
     return refuse_other_transforms(fields);
   }
-  if (!groups || !groups->is_object() || groups->empty()) fields.refuse("config_groups", "is missing, or no object; fetch the file again");
-  ConfigFields all = fields.inner(*groups, "config_groups");
-  for (const auto& [name, group] : groups->items()) {
-    if (!group.is_object()) all.refuse(name, "is the name of a preset; flexgen reads groups that are written out");
-    all.find(name);
-    ConfigFields one = all.inner(group, name);
-    if (const auto scheme = read_compressed_group(one, format)) add_scheme(quantization, *scheme);
-    one.finish();
-  }
+  for_each_object(fields, "config_groups", "is the name of a preset; flexgen reads groups that are written out", [&](ConfigFields& group) {
+    if (const auto scheme = read_compressed_group(group, format)) add_scheme(quantization, *scheme);
+  });
   if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
   fields.harmless({"kv_cache_scheme"});  // the cache's type is the job's choice
   refuse_other_transforms(fields);

@@ -286,8 +286,7 @@ std::string MapJob::shown_prompts(int64_t count) {
   TableReader table(options_.input, input_kind_);
   TableRow row;
   std::string shown;
-  columns_.clear();
-  known_columns_.clear();
+  forget_columns();
   for (int64_t i = 0; i < count && table.next(&row); ++i) {
     check_row(table, row);
     shown += fmt::format("row {}:\n{}\n\n", row.number, options_.chat ? shown_conversation(prompts_->messages(table, row)) : prompts_->text(table, row));
@@ -312,6 +311,11 @@ void MapJob::check_output() const {
 }
 
 /// Refuses a row that has a column of an answer's name; of JSONL, collects the names of columns.
+void MapJob::forget_columns() {
+  columns_.clear();
+  known_columns_.clear();
+}
+
 void MapJob::take_columns(const TableReader& table, const TableRow& row) {
   const auto refuse_taken = [&](const std::string& place, const std::string& name) {
     fail_user("{}: there is a column '{}' already, where answers would go; {}", place, name,
@@ -359,7 +363,7 @@ bool MapJob::write_lines(const std::atomic<bool>& stop) {
   TableReader table(options_.input, input_kind_);
   lines_.emplace(files_.lines, ::write);
   TableRow row;
-  columns_.clear();
+  forget_columns();
   int64_t rows = 0, no_choice = 0;
   std::string first_no_choice;
   for (; table.next(&row); ++rows) {

@@ -76,6 +76,7 @@ class MapJob {
   std::time_t time_for_templates() const;
   /// Throws Error{user} for what cannot be in the table of answers, or be what answers are compared with.
   void check_row(const TableReader& table, const TableRow& row);
+  void forget_columns();
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
   /// Of a table that is finished. At any moment the file that says what was written has the sum of the table that is there, if that is this job's.

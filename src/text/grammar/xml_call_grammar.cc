@@ -73,13 +73,15 @@ class ValueGrammars {
   /// Values of `enum` or `const`, of which texts are some at least: what is written as one of these is read as a text.
   Format choices(const Format& schema, const std::string& name) const {
     const Format values = schema.contains("const") ? Format::array({schema["const"]}) : schema["enum"];
+    std::set<std::string> texts;
+    for (const Format& value : values)
+      if (value.is_string()) texts.insert(value.get<std::string>());
     std::vector<Format> choices;
     for (const Format& value : values) {
       const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
       if (text.find(marks_.value_end) != std::string::npos || text.starts_with('\n') || text.ends_with('\n'))
         fail(name, fmt::format("has a value in 'enum' with '{}', or with a line end at an end", marks_.value_end));
-      if (!value.is_string() && std::find(values.begin(), values.end(), Format(text)) != values.end())
-        fail(name, fmt::format("has the text '{}' in 'enum', beside another value that is written alike", text));
+      if (!value.is_string() && texts.contains(text)) fail(name, fmt::format("has the text '{}' in 'enum', beside another value that is written alike", text));
       choices.push_back(const_text(text));
     }
     return structure::one_of(choices);
