@@ -148,8 +148,10 @@ TEST_F(Desk, ABatchWhoseCancellingCannotBeWrittenGoesOn) {
 
 // That lasts a moment, and says nothing of the batch.
 TEST_F(Desk, ABatchThatFindsNoDescriptorStaysAsItIs) {
+  std::atomic<bool> may_go = false;
   std::atomic<int> tries = 0;
   BatchDesk desk(directory_.file("batches"), files_, [&](const BatchDesk::Work& work, const std::atomic<bool>& stop) {
+    wait_for([&] { return may_go.load(); });  // the limit is the process's: what the test creates needs descriptors
     struct NoDescriptors {
       explicit NoDescriptors(std::atomic<int>& tries) : tries(tries) {
         getrlimit(RLIMIT_NOFILE, &before);
@@ -168,6 +170,7 @@ TEST_F(Desk, ABatchThatFindsNoDescriptorStaysAsItIs) {
   });
   const std::string id = create(desk);
   create(desk);  // once it is begun, the first one is over
+  may_go = true;
   wait_for([&] { return tries == 2; });
   EXPECT_EQ(Json::parse(desk.find(id))["status"], "validating");
 }
