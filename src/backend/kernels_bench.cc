@@ -297,7 +297,7 @@ void shipped_shapes(benchmark::internal::Benchmark* bench) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4})
     for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, static_cast<int>(dtype), 0, 0});
   for (int64_t integers : {0, 1})
-    for (int64_t t : {1, 8, 16, 32, 64, 256}) bench->Args({2880, 2880, t, static_cast<int>(DType::kFp4), 1, integers});
+    for (int64_t t : {1, 8, 16, 32, 64, 128, 256, 500, 512}) bench->Args({2880, 2880, t, static_cast<int>(DType::kFp4), 1, integers});
 }
 BENCHMARK(bench_shipped_linear)->Apply(shipped_shapes);
 BENCHMARK(bench_quantize)->ArgNames({"bits", "mse"})->Args({4, 0})->Args({4, 1})->Args({8, 0})->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -78,7 +78,7 @@ struct DiskProfile {
 DiskProfile limited(const DiskProfile& disk, double bytes_per_s);
 
 /// Raised when measuring changes so much that what was measured before misleads: profiles that flexgen keeps for itself are then measured anew.
-inline constexpr int kMeasuringMethod = 11;
+inline constexpr int kMeasuringMethod = 12;
 
 struct HardwareProfile {
   std::string name = "generic";   ///< of the machine, for people

@@ -1,39 +1,10 @@
 #include "backend/cpu/amx_codes.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "base/error.h"
-#include "tensor/code_format.h"
 
 namespace flexgen::amx_product {
-
-bool takes_codes(const WeightView& weight) {
-  if (weight.cols % kQuantGroup != 0) return false;
-  switch (weight.dtype) {
-    case DType::kInt4:
-    case DType::kInt8:
-    case DType::kQ4_0:
-    case DType::kQ4_1:
-    case DType::kQ8_0:
-    case DType::kIQ4_NL:
-    case DType::kMXFP4:
-    case DType::kIQ4_XS:
-    case DType::kQ4_K:
-    case DType::kQ6_K: return true;
-    case DType::kFp8:
-    case DType::kCodes8:
-    case DType::kFp4:
-    case DType::kPacked4:
-    case DType::kPacked8: {
-      const CodeFormat& format = *weight.format;
-      const int64_t size = format.scale_columns;
-      const bool is_short = size == kStep / 2 && (weight.dtype == DType::kFp4 || weight.dtype == DType::kPacked4);
-      return !format.has_order && (is_short || size % kStep == 0) && format.group_of(weight.cols - 1) < format.num_groups;
-    }
-    default: return false;
-  }
-}
 
 #if !defined(__x86_64__) || !defined(__linux__)
 
@@ -45,11 +16,19 @@ void multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, TileCh
 }  // namespace flexgen::amx_product
 
 #if defined(__x86_64__) && defined(__linux__)
-#include "backend/cpu/amx_unpack_inl.h"
+#include "backend/cpu/amx_tile_inl.h"
+#include "backend/cpu/code_readers_inl.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx512vbmi2")
 namespace flexgen::amx_product {
 namespace {
+
+using code_tiles::kNextStep;
+using code_tiles::kPair;
+using code_tiles::kReadPairs;
+using code_tiles::LookUp;
+using code_tiles::with_reader;
+static_assert(kTileRows == code_tiles::kTileRows && kStep == code_tiles::kStep && kMaxChunkColumns % kPair == 0);
 
 /// Zeros where a tile has no rows, in `num_steps` steps of a chunk.
 HWY_INLINE void clear_rest(int64_t num_rows, int64_t num_steps, std::byte* to) {
@@ -135,37 +114,6 @@ HWY_NOINLINE void multiply_pairs(const Blocks& blocks, Reader& reader, const Pro
   }
   write_sums<kSums00, kSums10>(blocks.rows0, y);
   if constexpr (kTwoBlocks) write_sums<kSums01, kSums11>(blocks.rows1, y + kBlockRows * kTileRows);
-}
-
-/// use(reader) of the tile's type.
-template <class Use>
-void with_reader(const ProductTile& tile, DType dtype, const Use& use) {
-  const auto with = [&]<class Reader>(std::type_identity<Reader>) {
-    Reader reader(tile, dtype);
-    use(reader);
-  };
-  const auto with_width = [&]<DType kType>() {
-    return tile.format->scale_columns == kStep / 2 ? with(std::type_identity<ScaledReader<kType, kStep / 2>>())
-                                                   : with(std::type_identity<ScaledReader<kType, kStep>>());
-  };
-  switch (dtype) {
-    case DType::kInt4: return with(std::type_identity<GroupReader<true>>());
-    case DType::kInt8: return with(std::type_identity<GroupReader<false>>());
-    case DType::kQ4_0: return with(std::type_identity<BlockReader<DType::kQ4_0>>());
-    case DType::kQ4_1: return with(std::type_identity<BlockReader<DType::kQ4_1>>());
-    case DType::kQ8_0: return with(std::type_identity<BlockReader<DType::kQ8_0>>());
-    case DType::kIQ4_NL: return with(std::type_identity<BlockReader<DType::kIQ4_NL>>());
-    case DType::kMXFP4: return with(std::type_identity<BlockReader<DType::kMXFP4>>());
-    case DType::kIQ4_XS: return with(std::type_identity<QuarterReader<DType::kIQ4_XS>>());
-    case DType::kQ4_K: return with(std::type_identity<QuarterReader<DType::kQ4_K>>());
-    case DType::kQ6_K: return with(std::type_identity<QuarterReader<DType::kQ6_K>>());
-    case DType::kFp8: return with(std::type_identity<ScaledReader<DType::kFp8, kStep>>());
-    case DType::kCodes8: return with(std::type_identity<ScaledReader<DType::kCodes8, kStep>>());
-    case DType::kPacked8: return with(std::type_identity<ScaledReader<DType::kPacked8, kStep>>());
-    case DType::kFp4: return with_width.template operator()<DType::kFp4>();
-    case DType::kPacked4: return with_width.template operator()<DType::kPacked4>();
-    default: FLEXGEN_CHECK(false, "{} is not unpacked here", dtype_name(dtype));
-  }
 }
 
 }  // namespace

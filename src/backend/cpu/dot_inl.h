@@ -106,12 +106,12 @@ HWY_INLINE __m512bh pair_of_all(const std::byte* x) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
-/// Calls work with the number of rows as a constant: num_rows in [1, kMost].
-template <int kMost, typename Work>
+/// Calls work with the number of rows as a constant: num_rows in [kLeast, kMost].
+template <int kMost, int kLeast = 1, typename Work>
 HWY_INLINE void with_constant(int64_t num_rows, const Work& work) {
-  if constexpr (kMost > 0) {
+  if constexpr (kMost >= kLeast) {
     if (num_rows == kMost) work(std::integral_constant<int, kMost>());
-    else with_constant<kMost - 1>(num_rows, work);
+    else with_constant<kMost - 1, kLeast>(num_rows, work);
   }
 }
 

@@ -36,13 +36,12 @@ bool is_supported() {
 }  // namespace flexgen::dot_product
 
 #if defined(__x86_64__)
-#include "backend/cpu/dot_inl.h"
+#define FLEXGEN_DOT_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+#include "backend/cpu/dot_tile_inl.h"
 
-HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+HWY_PUSH_ATTRIBUTES(FLEXGEN_DOT_TARGET)
 namespace flexgen::dot_product {
 namespace {
-
-constexpr int64_t kStep = 2 * kLanes;  ///< columns that are turned at once
 
 /// Columns of a tile that are asked of memory together: so many that each row gives some KiB at a time, and so few that this strip and the next have room in the second cache.
 constexpr int64_t kMaxStrip = 4096;
@@ -80,7 +79,7 @@ class Strips {
   int64_t columns_;
 };
 
-/// Packs whole steps of 16 rows of a chunk, an eighth of a step at a time, so that it fits between products.
+/// Packs whole steps of 16 rows of a chunk.
 struct HalfPacker {
   const std::byte* from;  ///< the first row's first column
   int64_t row_bytes;
@@ -89,85 +88,20 @@ struct HalfPacker {
   uint32_t (*turned)[16];
   Fetch* fetch;
 
-  /// Eighths 0 to 3 turn four rows each, 4 to 7 join their columns.
-  HWY_INLINE void turn(int64_t step, int64_t group) const {
-    const std::byte* const at = from + 4 * group * row_bytes + 2 * step * kStep;
-    fetch->four();
-    __m512i r0 = _mm512_loadu_si512(at), r1 = _mm512_loadu_si512(at + row_bytes), r2 = _mm512_loadu_si512(at + 2 * row_bytes),
-            r3 = _mm512_loadu_si512(at + 3 * row_bytes);
-    turn_four(r0, r1, r2, r3);
-    uint32_t(*const out)[16] = turned + 4 * group;
-    _mm512_store_si512(out[0], r0);
-    _mm512_store_si512(out[1], r1);
-    _mm512_store_si512(out[2], r2);
-    _mm512_store_si512(out[3], r3);
-  }
-  HWY_INLINE void join(int64_t step, int64_t column) const {
-    __m512i t0 = _mm512_load_si512(turned[column]), t1 = _mm512_load_si512(turned[4 + column]), t2 = _mm512_load_si512(turned[8 + column]),
-            t3 = _mm512_load_si512(turned[12 + column]);
-    join_four(t0, t1, t2, t3);
-    uint32_t* const out = to + (step * kLanes + column) * kTileRows;
-    _mm512_store_si512(out, t0);
-    _mm512_store_si512(out + 4 * kTileRows, t1);
-    _mm512_store_si512(out + 8 * kTileRows, t2);
-    _mm512_store_si512(out + 12 * kTileRows, t3);
-  }
-};
-
-/// Where a chunk lies: whether a part of the columns begins with it, whether one ends, and whether that is the first.
-struct Place {
-  bool begins, ends, is_first;
-};
-
-/// A block of rows of x and its sums.
-struct Block {
-  const std::byte* x;
-  int64_t x_bytes;  ///< from row to row, where they are not packed
-  float *part, *y;
-};
-
-template <int kRows, bool kPackedRows>
-HWY_INLINE void add_pair(const std::byte* x, int64_t x_bytes, const uint32_t* w, __m512 (&sums)[kRows][2]) {
-  const __m512i first = _mm512_load_si512(w), second = _mm512_load_si512(w + kLanes);
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-    const __m512bh both = pair_of_all(x + m * (kPackedRows ? 4 : x_bytes));
-    sums[m][0] = _mm512_dpbf16_ps(sums[m][0], both, reinterpret_cast<__m512bh>(first));
-    sums[m][1] = _mm512_dpbf16_ps(sums[m][1], both, reinterpret_cast<__m512bh>(second));
-  }
-}
-
-/// A block of kRows rows times a chunk. With kPacks half of the next one, which is no longer, is packed meanwhile: the two use different parts of the core.
-template <int kRows, bool kPackedRows, bool kPacks>
-HWY_INLINE void multiply_block(const Block& block, const uint32_t* w, int64_t num_pairs, Place place, const HalfPacker& packer) {
-  constexpr int64_t kXStep = kPackedRows ? 4 * kRows : 4;
-  const std::byte* x = block.x;
-  const int64_t x_bytes = block.x_bytes;
-  __m512 sums[kRows][2];
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m)
-    for (int v = 0; v < 2; ++v) sums[m][v] = place.begins ? _mm512_setzero_ps() : _mm512_load_ps(block.part + m * kTileRows + kLanes * v);
-  if constexpr (kPacks) {
-    const auto two_pairs = [&] {
-      add_pair<kRows, kPackedRows>(x, x_bytes, w, sums);
-      add_pair<kRows, kPackedRows>(x + kXStep, x_bytes, w + kTileRows, sums);
-      x += 2 * kXStep, w += 2 * kTileRows;
-    };
-    for (int64_t step = 0; step < packer.num_steps; ++step) {
-      for (int64_t i = 0; i < 4; ++i) packer.turn(step, i), two_pairs();
-      for (int64_t i = 0; i < 4; ++i) packer.join(step, i), two_pairs();
+  int64_t num_pieces() const { return num_steps * kPiecesOfStep; }
+  /// Of each step four rows are turned at a time, then columns are joined.
+  template <class Between>
+  HWY_INLINE void run(const Between& between) const {
+    for (int64_t step = 0; step < num_steps; ++step) {
+      for (int64_t i = 0; i < 4; ++i) {
+        fetch->four();
+        turn_rows(from + 4 * i * row_bytes + 2 * step * kStep, row_bytes, turned + 4 * i);
+        between();
+      }
+      for (int64_t i = 0; i < 4; ++i) join_columns(turned, i, to + step * kLanes * kTileRows), between();
     }
-    num_pairs -= packer.num_steps * kLanes;
   }
-  for (; num_pairs > 0; --num_pairs, x += kXStep, w += kTileRows) add_pair<kRows, kPackedRows>(x, x_bytes, w, sums);
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m)
-    for (int v = 0; v < 2; ++v) {
-      const int64_t at = m * kTileRows + kLanes * v;
-      if (!place.ends) _mm512_store_ps(block.part + at, sums[m][v]);
-      else _mm512_store_ps(block.y + at, place.is_first ? sums[m][v] : _mm512_add_ps(_mm512_load_ps(block.y + at), sums[m][v]));
-    }
-}
+};
 
 /// kRows packed rows of x times the tile, half of its rows after the other.
 template <int kRows>
@@ -228,29 +162,6 @@ void pack_columns(const ProductTile& tile, int64_t first, int64_t count, Fetch& 
   }
 }
 
-/// All rows of x times a packed chunk. `packer`: where half of the next chunk is packed by the first block, the other half by the second; null: none is.
-void multiply_chunk(const Rows& x, const ProductTile& tile, int64_t first, int64_t count, const PackedChunk& chunk, const HalfPacker* packer, Scratch& scratch,
-                    float* y) {
-  const int64_t cols = tile.cols, of_part = sum_columns(cols), end = first + count;
-  const Place place{first % of_part == 0, end % of_part == 0 || end == cols, first < of_part};
-  const RowBlocks blocks(x.count, cols);
-  for (int64_t b = 0, row = 0; b < blocks.count(); ++b) {
-    const int64_t end_row = blocks.first(b + 1), at = row * kTileRows;
-    const Block block{x.data + 2 * (x.packed ? first * x.count + row * count : row * cols + first), 2 * cols, scratch.part + at, y + at};
-    with_constant<kBlockRows>(end_row - row, [&](auto rows) {
-      const auto run = [&](auto packed_rows) {
-        constexpr int kRows = decltype(rows)::value;
-        constexpr bool kPackedRows = decltype(packed_rows)::value;
-        if (packer != nullptr && b < 2) multiply_block<kRows, kPackedRows, true>(block, chunk.w, count / 2, place, packer[b]);
-        else multiply_block<kRows, kPackedRows, false>(block, chunk.w, count / 2, place, {});
-      };
-      if (x.packed) run(std::true_type());
-      else run(std::false_type());
-    });
-    row = end_row;
-  }
-}
-
 }  // namespace
 
 void pack_rows(const std::byte* x, int64_t num_rows, int64_t cols, int64_t block_pair, std::byte* packed) {
@@ -295,7 +206,7 @@ void multiply(const Rows& x, const ProductTile& tile, Scratch& scratch, float* y
     const std::byte* const from = tile.rows + 2 * end;
     const HalfPacker packer[2] = {{from, row_bytes, next_count / kStep, next->w, scratch.turned, &fetch},
                                   {from + kLanes * row_bytes, row_bytes, next_count / kStep, next->w + kLanes, scratch.turned, &fetch}};
-    multiply_chunk(x, tile, first, count, *now, is_packed ? packer : nullptr, scratch, y);
+    multiply_chunk(x, cols, first, count, *now, is_packed ? packer : nullptr, scratch, y);
     std::swap(now, next);
   }
 }

@@ -39,7 +39,7 @@ TEST(Int4Product, GivesTheBitsOfRowsOfBf16) {
       std::vector<std::byte> packed = x;
       if (count > 1) dot_product::pack_rows(x.data(), count, cols, 0, packed.data());
       ASSERT_TRUE(int4_product::multiply({packed.data(), count, count > 1}, tile, actual.get()));
-      dot_product::multiply({packed.data(), count, count > 1}, {rows.data(), cols, kTileRows}, *scratch, expected.get());
+      dot_product::multiply({packed.data(), count, count > 1}, {rows.data(), cols, kTileRows}, scratch->product, expected.get());
       ASSERT_EQ(std::memcmp(actual.get(), expected.get(), static_cast<size_t>(count * kTileRows) * sizeof(float)), 0) << count << " rows of " << cols;
     }
   }

@@ -173,13 +173,13 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
       if (auto size = static_cast<size_t>(size_bytes(kType, kTileRows * cols)); scratch.weight.size() < size) scratch.weight.resize(size);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
 
-  // A tile goes through all panels while its rows of W are in the near cache; where that leaves
-  // workers idle, the panels are dealt out as well.
-  const auto num_tiles = static_cast<int64_t>(tiles_.size()), num_panels = static_cast<int64_t>(panels.size());
-  const int64_t groups = std::clamp<int64_t>(4 * team_.size() / num_tiles, 1, num_panels);
+  // A tile goes through all panels while its rows of W are in the near cache.
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
-  team_.run(team_.workers_for(flops), num_tiles * groups, [&](int64_t unit, int worker) {
-    const LinearTile& tile = tiles_[static_cast<size_t>(unit / groups)];
+  const int team = team_.workers_for(flops);
+  const PanelUnits units(std::ssize(tiles_), std::ssize(panels), team);
+  team_.run(team, units.count(), [&](int64_t index, int worker) {
+    const PanelUnits::Unit unit = units[index];
+    const LinearTile& tile = tiles_[static_cast<size_t>(unit.tile)];
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;
     if (weight.dtype != kType || tile.num_rows < kTileRows) {
@@ -187,7 +187,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
       std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols), scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();
     }
-    for (int64_t p = unit % groups; p < num_panels; p += groups) {
+    for (int64_t p = unit.first_panel; p < units.num_panels(); p += unit.step) {
       const Panel& panel = panels[static_cast<size_t>(p)];
       const std::byte* in = panel.num_rows < panel.size ? last_panel_.data() : x + size_bytes(kType, panel.first_row * cols);
       multiply(*products[static_cast<size_t>(p)], worker, in, w, scratch.product.data());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/code_tiles.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -11,7 +12,7 @@ using amx_product::kTileRows;
 
 namespace {
 /// Whether tiles become rows of bf16 before they are cut in chunks.
-bool is_converted(const WeightView& weight) { return weight.dtype != DType::kBF16 && !amx_product::takes_codes(weight); }
+bool is_converted(const WeightView& weight) { return weight.dtype != DType::kBF16 && !code_tiles::takes(weight); }
 
 /// Of two blocks' `bytes` each, `stride` apart, the t-th of `count` shares.
 amx_product::Ahead share_of_blocks(const std::byte* blocks, int64_t bytes, int64_t stride, int64_t t, int64_t count) {
@@ -26,7 +27,7 @@ LinearAmx::LinearAmx(WorkerTeam& team) : team_(team), few_(team), workers_(stati
 
 void LinearAmx::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   if (num_rows == 0 || weight.rows == 0) return;
-  const bool in_chunks = amx_product::takes_codes(weight);
+  const bool in_chunks = code_tiles::takes(weight);
   if (num_rows <= (in_chunks ? kPairRows : kFewRows)) return few_.run(x, num_rows, weight, bias, accumulate, y);
   cut_tiles(weight, kTileRows, &tiles_);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
@@ -66,7 +67,7 @@ void LinearAmx::multiply_tiles(int worker, int64_t first, int64_t count, const W
   ProductTile tiles[kMaxTiles];
   std::vector<std::byte>& converted = converted_[static_cast<size_t>(worker)];
   const int64_t tile_bytes = size_bytes(DType::kBF16, kTileRows * cols);
-  const bool has_codes = amx_product::takes_codes(weight), converts = is_converted(weight);
+  const bool has_codes = code_tiles::takes(weight), converts = is_converted(weight);
   if (converts && std::ssize(converted) < count * tile_bytes) converted.resize(static_cast<size_t>(count * tile_bytes));
   for (int64_t t = 0; t < count; ++t) {
     const LinearTile& tile = tiles_[static_cast<size_t>(first + t)];

@@ -9,6 +9,8 @@
 
 #include "backend/cpu/amx_codes.h"
 #include "backend/cpu/amx_product.h"
+#include "backend/cpu/code_tiles.h"
+#include "backend/cpu/dot_codes.h"
 #include "backend/cpu/dot_product.h"
 #include "backend/cpu/float_product.h"
 #include "backend/cpu/int4_product.h"
@@ -63,7 +65,10 @@ struct DotRows {
   static constexpr int64_t kTileRows = dot_product::kTileRows;
   static bool packs(DType dtype) { return dtype == DType::kBF16; }
 
-  using Scratch = dot_product::Scratch;
+  struct Scratch {
+    dot_product::Scratch product;
+    dot_product::CodeScratch codes;
+  };
   /// As FloatRows'. Rows of few columns, each in places of its own in the nearest cache, need no packing.
   static RowPacking packing(int64_t num_rows, int64_t cols) {
     constexpr int64_t kRowsOfEach = 16, kShortRow = 1024;
@@ -75,11 +80,15 @@ struct DotRows {
     dot_product::pack_rows(x, num_rows, cols, piece, packed);
   }
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
-    dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
+    dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch.product, y);
   }
-  static bool multiply_codes(const std::byte* x, int64_t num_rows, const WeightView& weight, const ProductTile& tile, Scratch&, float* y) {
-    if (weight.dtype != DType::kInt4 || !int4_product::is_supported() || !int4_product::takes(num_rows, tile)) return false;
-    return int4_product::multiply({x, num_rows, num_rows > 1}, tile, y);
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, const WeightView& weight, const ProductTile& tile, Scratch& scratch, float* y) {
+    if (weight.dtype == DType::kInt4 && int4_product::is_supported() && int4_product::takes(num_rows, tile) &&
+        int4_product::multiply({x, num_rows, num_rows > 1}, tile, y))
+      return true;
+    if (!code_tiles::is_supported() || !dot_product::takes_codes(weight, tile)) return false;
+    dot_product::multiply_codes({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, weight.dtype, tile, scratch.product, scratch.codes, y);
+    return true;
   }
 };
 static_assert(dot_product::kMaxRows == kMaxProductRows);
@@ -104,7 +113,7 @@ struct AmxRows {
     amx_product::multiply(x, num_rows, tile, y);
   }
   static bool multiply_codes(const std::byte* x, int64_t num_rows, const WeightView& weight, const ProductTile& tile, Scratch& scratch, float* y) {
-    if (num_rows > 2 * amx_product::kBlockRows || !amx_product::takes_codes(weight)) return false;
+    if (num_rows > 2 * amx_product::kBlockRows || !code_tiles::takes(weight)) return false;
     amx_product::multiply_codes(x, num_rows, weight.dtype, tile, &scratch, y);
     return true;
   }

@@ -73,6 +73,30 @@ class TileUnits {
   int64_t num_tiles_, num_rows_, run_, num_runs_, parts_, part_rows_;
 };
 
+/// A unit is a tile by itself, times all panels of rows of x. Of the tiles that are left once all workers have had as many, several units share the panels.
+class PanelUnits {
+ public:
+  PanelUnits(int64_t num_tiles, int64_t num_panels, int num_workers) : num_panels_(num_panels), rest_(num_tiles % num_workers), whole_(num_tiles - rest_) {
+    // Where these are all there is, several turns even out what workers are held up by.
+    constexpr int64_t kTurns = 4;
+    if (rest_ > 0) groups_ = std::clamp<int64_t>((whole_ == 0 ? kTurns : 1) * num_workers / rest_, 1, num_panels);
+  }
+  int64_t count() const { return whole_ + rest_ * groups_; }
+
+  /// A tile, and every step-th panel from the first on.
+  struct Unit {
+    int64_t tile, first_panel, step;
+  };
+  Unit operator[](int64_t unit) const {
+    if (unit < whole_) return {unit, 0, 1};
+    return {whole_ + (unit - whole_) / groups_, (unit - whole_) % groups_, groups_};
+  }
+  int64_t num_panels() const { return num_panels_; }
+
+ private:
+  int64_t num_panels_, rest_, whole_, groups_ = 1;
+};
+
 /// A unit is a tile by itself, times all rows of x or a part of them.
 class ProductUnits {
  public:

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/weight_order.h"
 
 namespace flexgen::unit_shares_test {
@@ -61,6 +62,20 @@ TEST(WeightOrder, TellsWhatCameNextTheLastTime) {
   expect_next(c, a);
   expect_next(b, c);
   expect_next(c, b);  // what came this last time, not what came oftener
+}
+
+TEST(PanelUnits, HaveEveryPanelOfEveryTileOnce) {
+  for (const int workers : {1, 2, 3, 16})
+    for (int64_t tiles = 1; tiles <= 70; ++tiles)
+      for (const int64_t panels : {1, 2, 5, 40}) {
+        const PanelUnits units(tiles, panels, workers);
+        std::vector<int> seen(static_cast<size_t>(tiles * panels));
+        for (int64_t i = 0; i < units.count(); ++i)
+          for (int64_t panel = units[i].first_panel; panel < panels; panel += units[i].step) ++seen[static_cast<size_t>(units[i].tile * panels + panel)];
+        EXPECT_EQ(seen, std::vector<int>(seen.size(), 1)) << tiles << " tiles, " << panels << " panels, " << workers << " workers";
+      }
+  EXPECT_EQ(PanelUnits(45, 2, 2).count(), 46) << "the last tile is shared";
+  EXPECT_EQ(PanelUnits(4, 2, 2).count(), 4);
 }
 
 }  // namespace

@@ -1,24 +1,30 @@
 #pragma once
-// How rows of codes become bf16 in registers, a pair of steps (64 columns) at a time: for amx_codes.cc. A reader of each type has
+// How rows of codes become bf16 in registers, a pair of steps (64 columns) at a time: for .cc files of products that run where code_tiles::is_supported(). A reader of each type has
 //     read(pair, count)          what the codes of pairs [pair, pair + count) mean, count <= kReadPairs, for all rows of the tile
 //     unpack(look_up, row, pair, i, to)   pair `pair`, the i-th of those read last, of a row: 32 columns at `to`, the next 32 at `to + kNextStep`
+// What is unpacked is bit for bit the bf16 of convert_tile() (linear_tiles.h), but that a bf16 which is not normal may be zero, as it is for the products. The instruction that rounds to bf16 takes tiny floats for zero, which
+// rounding may make normal: where scales are so small, codes are unpacked one by one.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
-#include "backend/cpu/amx_tile_inl.h"
+#include "backend/cpu/code_tiles.h"
+#include "backend/cpu/dot_inl.h"
+#include "base/error.h"
 #include "tensor/block_formats.h"
 #include "tensor/code_format.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx512vbmi2")
-namespace flexgen::amx_product {
+namespace flexgen::code_tiles {
 
-inline constexpr int64_t kPair = 2 * kStep;
+inline constexpr int64_t kStepBytes = 2 * kStep, kPair = 2 * kStep;
 inline constexpr int64_t kReadPairs = 8;  ///< whose parameters are read together
 /// Bytes from a row's columns [32 * i, 32 * i + 32) to the next ones of a chunk.
 inline constexpr int64_t kNextStep = kTileRows * kStepBytes;
-static_assert(kQuantGroup == kPair && kMaxChunkColumns % kPair == 0);
+static_assert(kQuantGroup == kPair);
 
 HWY_INLINE __m256i load_32(const std::byte* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
 HWY_INLINE __m128i load_16(const std::byte* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
@@ -167,10 +173,15 @@ class ScaledReader {
     int64_t group_of[kReadPairs * kParts];  // of each part, from the first
     for (int64_t part = 0; part < parts; ++part) group_of[part] = format.group_of(column + part * kWidth) - first;
     const int64_t groups = group_of[parts - 1] + 1;
+    are_normal_ = true;
     for (int64_t row = 0; row < tile_.num_rows; ++row) {
       const int64_t of_piece = tile_.piece_row + row;
-      if (format.scale_type == ScaleType::kE8M0 && !format.has_global) read_powers(of_piece, first, groups, scales_[row]);
-      else codes::row_scales(format, *tile_.piece, of_piece, first, groups, scales_[row]);
+      if (format.scale_type == ScaleType::kE8M0 && !format.has_global) {
+        read_powers(of_piece, first, groups, scales_[row]);
+      } else {
+        codes::row_scales(format, *tile_.piece, of_piece, first, groups, scales_[row]);
+        for (int64_t group = 0; group < groups; ++group) are_normal_ &= !(std::abs(scales_[row][group]) < kLeastScale) || scales_[row][group] == 0;
+      }
       if constexpr (has_zeros())
         for (int64_t group = 0; group < groups; ++group) zeros_[row][group] = codes::row_zero<kType>(format, *tile_.piece, of_piece, first + group);
       if (groups == parts) continue;
@@ -185,6 +196,7 @@ class ScaledReader {
     const std::byte* codes = tile_.rows + row * row_bytes_ + pair * kPair * kBits / 8;
     constexpr int64_t kBytes = kStep * kBits / 8;
     const int64_t part = i * kParts;
+    if (HWY_UNLIKELY(!are_normal_)) return unpack_any(codes, row, part, to);
     if constexpr (kBits == 8) {
 #pragma GCC unroll 2
       for (int64_t half = 0; half < 2; ++half, codes += kBytes, to += kNextStep)
@@ -205,9 +217,23 @@ class ScaledReader {
  private:
   static constexpr int64_t kBits = kType == DType::kFp4 || kType == DType::kPacked4 ? 4 : 8, kParts = kPair / kWidth;
   static_assert(kWidth == kStep || (kBits == 4 && 2 * kWidth == kStep));
+  /// Times the smallest code, which is more than 2^-10, and more than 2^-126.
+  static constexpr float kLeastScale = 0x1p-100f;
   static constexpr bool has_zeros() { return kType == DType::kPacked4 || kType == DType::kPacked8; }
 
-  /// As codes::row_scales(), of scales that are powers of two.
+  /// A pair of any scales.
+  HWY_NOINLINE void unpack_any(const std::byte* codes, int64_t row, int64_t part, std::byte* to) const {
+    float values[kPair];
+    flexgen::codes::row_codes<kType>(reinterpret_cast<const uint8_t*>(codes), 0, kPair, values);
+    for (int64_t i = 0; i < kPair; ++i) {
+      const int64_t at = part + i / kWidth;
+      const float zero = has_zeros() ? zeros_[row][at] : 0;
+      const uint16_t value = bf16_from_float((values[i] - zero) * scales_[row][at]);
+      std::memcpy(to + i / kStep * kNextStep + i % kStep * 2, &value, sizeof value);
+    }
+  }
+
+  /// As codes::row_scales(), of scales that are powers of two, which nothing rounds.
   HWY_INLINE void read_powers(int64_t row, int64_t first, int64_t count, float* out) const {
     const std::byte* at = tile_.piece->beside[kScales] + tile_.format->first_scale(row) + first;
     for (int64_t i = 0; i < count; i += 16) {
@@ -251,6 +277,7 @@ class ScaledReader {
   int64_t row_bytes_;
   alignas(64) float scales_[kTileRows][kReadPairs * kParts];
   float zeros_[has_zeros() ? kTileRows : 1][kReadPairs * kParts];
+  bool are_normal_ = true;  ///< all that codes of the scales read last may mean, but zero
 };
 
 /// 16 bytes of codes of four bits: the lower halves, then the upper ones.
@@ -366,5 +393,36 @@ class QuarterReader : public BlockRows<kType> {
   }
 };
 
-}  // namespace flexgen::amx_product
+/// use(reader) of the tile's type.
+template <class Use>
+void with_reader(const ProductTile& tile, DType dtype, const Use& use) {
+  const auto with = [&]<class Reader>(std::type_identity<Reader>) {
+    Reader reader(tile, dtype);
+    use(reader);
+  };
+  const auto with_width = [&]<DType kType>() {
+    return tile.format->scale_columns == kStep / 2 ? with(std::type_identity<ScaledReader<kType, kStep / 2>>())
+                                                   : with(std::type_identity<ScaledReader<kType, kStep>>());
+  };
+  switch (dtype) {
+    case DType::kInt4: return with(std::type_identity<GroupReader<true>>());
+    case DType::kInt8: return with(std::type_identity<GroupReader<false>>());
+    case DType::kQ4_0: return with(std::type_identity<BlockReader<DType::kQ4_0>>());
+    case DType::kQ4_1: return with(std::type_identity<BlockReader<DType::kQ4_1>>());
+    case DType::kQ8_0: return with(std::type_identity<BlockReader<DType::kQ8_0>>());
+    case DType::kIQ4_NL: return with(std::type_identity<BlockReader<DType::kIQ4_NL>>());
+    case DType::kMXFP4: return with(std::type_identity<BlockReader<DType::kMXFP4>>());
+    case DType::kIQ4_XS: return with(std::type_identity<QuarterReader<DType::kIQ4_XS>>());
+    case DType::kQ4_K: return with(std::type_identity<QuarterReader<DType::kQ4_K>>());
+    case DType::kQ6_K: return with(std::type_identity<QuarterReader<DType::kQ6_K>>());
+    case DType::kFp8: return with(std::type_identity<ScaledReader<DType::kFp8, kStep>>());
+    case DType::kCodes8: return with(std::type_identity<ScaledReader<DType::kCodes8, kStep>>());
+    case DType::kPacked8: return with(std::type_identity<ScaledReader<DType::kPacked8, kStep>>());
+    case DType::kFp4: return with_width.template operator()<DType::kFp4>();
+    case DType::kPacked4: return with_width.template operator()<DType::kPacked4>();
+    default: FLEXGEN_CHECK(false, "{} is not unpacked here", dtype_name(dtype));
+  }
+}
+
+}  // namespace flexgen::code_tiles
 HWY_POP_ATTRIBUTES
