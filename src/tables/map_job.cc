@@ -310,12 +310,12 @@ void MapJob::check_output() const {
     fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
 }
 
-/// Refuses a row that has a column of an answer's name; of JSONL, collects the names of columns.
 void MapJob::forget_columns() {
   columns_.clear();
   known_columns_.clear();
 }
 
+/// Refuses a row that has a column of an answer's name; of JSONL, collects the names of columns.
 void MapJob::take_columns(const TableReader& table, const TableRow& row) {
   const auto refuse_taken = [&](const std::string& place, const std::string& name) {
     fail_user("{}: there is a column '{}' already, where answers would go; {}", place, name,

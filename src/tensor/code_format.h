@@ -92,6 +92,9 @@ FLEXGEN_SCALED_CODE constexpr float e8m0_value(uint8_t code) {
   return std::bit_cast<float>(code == 0 ? 0x00400000u : code == 0xffu ? 0x7fc00000u : static_cast<uint32_t>(code) << 23);
 }
 
+/// Codes of powers whose products with all of e2m1 but 0 are normal: of 0.5 and of 6 times them the exponent bits are neither 0 nor all ones.
+inline constexpr uint8_t kLeastUsualPower = 2, kMostUsualPower = 252;
+
 FLEXGEN_SCALED_CODE uint32_t word_at(const std::byte* words, int64_t index) {
   uint32_t word;
   std::memcpy(&word, words + 4 * index, sizeof word);

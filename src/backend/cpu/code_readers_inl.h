@@ -77,6 +77,9 @@ HWY_INLINE __m512 numbers_from(float first) {
   return _mm512_add_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(first));
 }
 
+/// What codes of e2m1 mean.
+HWY_INLINE __m512 e2m1_numbers() { return _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6); }
+
 /// Halves at `at`; the first is lane 0.
 HWY_INLINE __m512 halves_at(const std::byte* at, int bytes) {
   uint32_t bits = 0;
@@ -251,9 +254,7 @@ class ScaledReader {
     const __m512i four_times = _mm512_permutexvar_epi8(bytes_of(kFourTimes), _mm512_castsi128_si512(load_16(codes)));
     return _mm512_shldv_epi16(four_times, four_times, _mm512_set1_epi32(kTurnUpper << 16 | kTurnLower));
   }
-  static HWY_INLINE __m512 numbers() {
-    return kType == DType::kFp4 ? _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6) : numbers_from(0);
-  }
+  static HWY_INLINE __m512 numbers() { return kType == DType::kFp4 ? e2m1_numbers() : numbers_from(0); }
   /// Sixteen codes of eight bits.
   static HWY_INLINE __m512 sixteen_numbers(const std::byte* codes) {
     if constexpr (kType == DType::kCodes8) return signed_numbers(load_16(codes));

@@ -197,7 +197,7 @@ struct StepPairs<code_tiles::PowerReader<kType>> {
 /// kRows rows of x, packed if there are several, times the tile, half of its rows after the other; of so many columns at a time as the reader reads parameters of. False likewise.
 template <int kRows, class Reader>
 HWY_NOINLINE bool multiply_few_read(const std::byte* x, Reader& reader, const ProductTile& tile, Scratch& scratch, CodeScratch& codes, float* y) {
-  using code_tiles::kPair, code_tiles::kReadPairs, code_tiles::kStepBytes, code_tiles::kNextStep;
+  using code_tiles::kPair, code_tiles::kReadPairs;
   const int64_t cols = tile.cols, of_part = sum_columns(cols), total_pairs = cols / kPair;
   const code_tiles::LookUp look_up;
   EvenFetch fetch(tile);

@@ -2,9 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -18,6 +16,10 @@ namespace flexgen::dot_codes_test {
 namespace {
 
 using dot_product::kTileRows;
+using test_code_weights::expect_product;
+using test_code_weights::expect_same;
+using test_code_weights::expect_the_bits;
+using test_code_weights::for_odd_groups;
 using test_code_weights::Kind;
 using test_code_weights::kinds;
 using test_code_weights::TestWeight;
@@ -25,43 +27,14 @@ using test_code_weights::TestWeight;
 /// The whole product of codes: bit for bit that of their bf16, for few rows and many, with short tiles, with parts of the columns that are not whole.
 TEST(DotCodes, GivesTheBitsOfRowsOfBf16) {
   if (!code_tiles::is_supported()) GTEST_SKIP() << "needs AVX512-BF16 and AVX512-VBMI2";
-  constexpr int64_t kRows = 3 * kTileRows + 7, kMost = 260;
   WorkerTeam team(2);
   LinearPacked<DotRows> linear(team);
-  for (const Kind& kind : kinds())
-    for (const int64_t cols : {64, 192, 256, 320, 768, 1088, 2304}) {
-      if (is_blocked(kind.dtype) && cols % quant_block(kind.dtype).elements != 0) continue;
-      const TestWeight weight(kind, kRows, cols);
-      ASSERT_TRUE(code_tiles::takes(weight.view())) << kind.name();
-      const std::vector<std::byte> rows = weight.as_bf16();
-      const std::vector<uint16_t> x = random_halves(kMost * cols, 1);
-      for (const int64_t count : {1, 2, 5, 8, 9, 11, 16, 17, 20, 24, 25, 33, 64, 130, 260}) {
-        std::vector<float> actual(static_cast<size_t>(count * kRows)), expected(actual.size());
-        linear.run(bytes(x), count, weight.view(), {}, false, actual.data());
-        linear.run(bytes(x), count, {DType::kBF16, kRows, cols, {{rows.data(), kRows}}}, {}, false, expected.data());
-        ASSERT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(float)), 0) << kind.name() << ", " << count << " rows of " << cols;
-      }
-    }
+  expect_the_bits(linear, {64, 192, 256, 320, 768, 1088, 2304}, {1, 2, 5, 8, 9, 11, 16, 17, 20, 24, 25, 33, 64, 130, 260});
 }
 
-/// As EXPECT_EQ, any NaN for any other.
-void expect_same(const std::vector<float>& actual, const std::vector<float>& expected, const std::string& what) {
-  for (size_t i = 0; i < expected.size(); ++i)
-    if (std::isnan(expected[i])) ASSERT_TRUE(std::isnan(actual[i])) << what << ": " << i;
-    else ASSERT_EQ(actual[i], expected[i]) << what << ": " << i;
-}
-
-/// The product of x [count, K] with the weight is that of rows of bf16.
-void expect_product(LinearPacked<DotRows>& linear, const TestWeight& weight, const std::string& what) {
-  const WeightView& view = weight.view();
-  const std::vector<std::byte> rows = weight.as_bf16();
-  for (const int64_t count : {1, 17}) {
-    const std::vector<uint16_t> x = random_halves(count * view.cols, 1);
-    std::vector<float> actual(static_cast<size_t>(count * view.rows)), expected(actual.size());
-    linear.run(bytes(x), count, view, {}, false, actual.data());
-    linear.run(bytes(x), count, {DType::kBF16, view.rows, view.cols, {{rows.data(), view.rows}}}, {}, false, expected.data());
-    expect_same(actual, expected, fmt::format("{}, {} rows", what, count));
-  }
+/// Few rows, and many.
+void expect_products(LinearPacked<DotRows>& linear, const TestWeight& weight, const std::string& what) {
+  for (const int64_t count : {1, 17}) expect_product(linear, weight, count, what);
 }
 
 /// 48 rows in the first piece, and two whole tiles in the second.
@@ -77,7 +50,7 @@ TEST(DotCodes, TakesAnyScales) {
     TestWeight weight(kind, kRowsOfTwoTiles, 256);
     for (int64_t byte = 0; byte < 256; ++byte) {
       std::fill(weight.scales().begin(), weight.scales().end(), static_cast<std::byte>(byte));
-      expect_product(linear, weight, fmt::format("{}, scales of {}", kind.name(), byte));
+      expect_products(linear, weight, fmt::format("{}, scales of {}", kind.name(), byte));
     }
   }
 }
@@ -96,7 +69,7 @@ TEST(DotCodes, TakesAnyPowerOfTwo) {
       for (const int64_t group : {int64_t{0}, kGroup}) {
         if (is_block) weight.codes()[static_cast<size_t>((5 * kGroups + group) * 17)] = static_cast<std::byte>(exponent);
         else weight.scales()[static_cast<size_t>(5 * kGroups + group)] = static_cast<std::byte>(exponent);
-        expect_product(linear, weight, fmt::format("{}, 2^({} - 127) for group {}", kind.name(), exponent, group));
+        expect_products(linear, weight, fmt::format("{}, 2^({} - 127) for group {}", kind.name(), exponent, group));
       }
     }
   }
@@ -115,7 +88,7 @@ TEST(DotCodes, TinyNumbersRoundAsElsewhere) {
     const uint32_t scale = type == ScaleType::kF32 ? 0x007fffffu : 0x00490049u;
     for (size_t at = 0; at + 4 <= weight.scales().size(); at += 4) std::memcpy(weight.scales().data() + at, &scale, sizeof scale);
     if (weight.scales().size() < 4) std::memcpy(weight.scales().data(), &scale, weight.scales().size());
-    expect_product(linear, weight, kind.name());
+    expect_products(linear, weight, kind.name());
   }
 }
 
@@ -123,25 +96,15 @@ TEST(DotCodes, TinyNumbersRoundAsElsewhere) {
 TEST(DotCodes, TakesAnyParameters) {
   if (!code_tiles::is_supported()) GTEST_SKIP() << "needs AVX512-BF16 and AVX512-VBMI2";
   constexpr int64_t kCols = 640;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
   WorkerTeam team(1);
   LinearPacked<DotRows> linear(team);
-  for (const DType dtype : {DType::kInt4, DType::kInt8})
-    for (const int64_t row : {0, 31})
-      for (const int64_t group : {0, 7, 8, 9})
-        for (const auto& [scale, minimum] :
-             {std::pair{0x1p-130f, 0.0f}, {0x1p120f, -0x1p-126f}, {0x1p127f, 0x1p-127f}, {3.0f, kInfinity}, {kNan, 1.0f}, {kInfinity, 2.0f}, {-0.0f, -0.0f}}) {
-          std::vector<std::byte> codes = random_codes(dtype, kTileRows, kCols);
-          set_parameters(dtype, codes, row, kCols, group, scale, minimum);
-          const std::vector<std::byte> rows = as_bf16(dtype, codes, kTileRows, kCols);
-          for (const int64_t count : {1, 17}) {
-            const std::vector<uint16_t> x = random_halves(count * kCols, 1);
-            std::vector<float> actual(static_cast<size_t>(count * kTileRows)), expected(actual.size());
-            linear.run(bytes(x), count, {dtype, kTileRows, kCols, {{codes.data(), kTileRows}}}, {}, false, actual.data());
-            linear.run(bytes(x), count, {DType::kBF16, kTileRows, kCols, {{rows.data(), kTileRows}}}, {}, false, expected.data());
-            expect_same(actual, expected, fmt::format("{}: {}, {}, {} rows", dtype_name(dtype), scale, minimum, count));
-          }
-        }
+  for_odd_groups(kCols, [&](DType dtype, const std::vector<std::byte>& codes, const std::string& what) {
+    for (const int64_t count : {1, 17}) {
+      const test_code_weights::Products products(linear, random_halves(count * kCols, 1), count, {dtype, kTileRows, kCols, {{codes.data(), kTileRows}}},
+                                                 as_bf16(dtype, codes, kTileRows, kCols));
+      expect_same(products.actual, products.expected, fmt::format("{}, {} rows", what, count));
+    }
+  });
 }
 
 }  // namespace

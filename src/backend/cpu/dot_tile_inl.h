@@ -2,11 +2,10 @@
 // Blocks of rows of x times a packed chunk of a tile, while the next chunk is packed: for the .cc files of dot_product.h and dot_codes.h. These define FLEXGEN_DOT_TARGET before, as what packs is inlined: it and the
 // product are compiled for the same instructions.
 
-#include <algorithm>
+#include <type_traits>
 
 #include "backend/cpu/dot_inl.h"
 #include "backend/cpu/dot_shape.h"
-#include "base/units.h"
 
 HWY_PUSH_ATTRIBUTES(FLEXGEN_DOT_TARGET)
 namespace flexgen::dot_product {
@@ -92,6 +91,12 @@ HWY_INLINE void multiply_block(const Block& block, const uint32_t* w, int64_t nu
     }
 }
 
+/// The same with nothing packed: most blocks, and one function for all packers.
+template <int kRows, bool kPackedRows>
+static HWY_NOINLINE void multiply_plain_block(const Block& block, const uint32_t* w, int64_t num_pairs, Place place) {
+  multiply_block<kRows, kPackedRows>(block, w, num_pairs, place, NoPacker());
+}
+
 /// All rows of x times a packed chunk of a tile of `cols` columns. `packers`: two, where half of the next chunk is packed by the first block, the other half by the second; null: none is.
 template <class Packer>
 HWY_INLINE void multiply_chunk(const Rows& x, int64_t cols, int64_t first, int64_t count, const PackedChunk& chunk, const Packer* packers, Scratch& scratch,
@@ -107,7 +112,7 @@ HWY_INLINE void multiply_chunk(const Rows& x, int64_t cols, int64_t first, int64
         constexpr int kRows = decltype(rows)::value;
         constexpr bool kPackedRows = decltype(packed_rows)::value;
         if (packers != nullptr && b < 2) multiply_block<kRows, kPackedRows>(block, chunk.w, count / 2, place, packers[b]);
-        else multiply_block<kRows, kPackedRows>(block, chunk.w, count / 2, place, NoPacker());
+        else multiply_plain_block<kRows, kPackedRows>(block, chunk.w, count / 2, place);
       };
       if (x.packed) run(std::true_type());
       else run(std::false_type());

@@ -187,7 +187,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
       std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols), scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();
     }
-    for (int64_t p = unit.first_panel; p < units.num_panels(); p += unit.step) {
+    for (int64_t p = unit.first_panel; p < std::ssize(panels); p += unit.step) {
       const Panel& panel = panels[static_cast<size_t>(p)];
       const std::byte* in = panel.num_rows < panel.size ? last_panel_.data() : x + size_bytes(kType, panel.first_row * cols);
       multiply(*products[static_cast<size_t>(p)], worker, in, w, scratch.product.data());

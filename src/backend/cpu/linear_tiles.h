@@ -76,7 +76,7 @@ class TileUnits {
 /// A unit is a tile by itself, times all panels of rows of x. Of the tiles that are left once all workers have had as many, several units share the panels.
 class PanelUnits {
  public:
-  PanelUnits(int64_t num_tiles, int64_t num_panels, int num_workers) : num_panels_(num_panels), rest_(num_tiles % num_workers), whole_(num_tiles - rest_) {
+  PanelUnits(int64_t num_tiles, int64_t num_panels, int num_workers) : rest_(num_tiles % num_workers), whole_(num_tiles - rest_) {
     // Where these are all there is, several turns even out what workers are held up by.
     constexpr int64_t kTurns = 4;
     if (rest_ > 0) groups_ = std::clamp<int64_t>((whole_ == 0 ? kTurns : 1) * num_workers / rest_, 1, num_panels);
@@ -91,10 +91,9 @@ class PanelUnits {
     if (unit < whole_) return {unit, 0, 1};
     return {whole_ + (unit - whole_) / groups_, (unit - whole_) % groups_, groups_};
   }
-  int64_t num_panels() const { return num_panels_; }
 
  private:
-  int64_t num_panels_, rest_, whole_, groups_ = 1;
+  int64_t rest_, whole_, groups_ = 1;
 };
 
 /// A unit is a tile by itself, times all rows of x or a part of them.

@@ -2,7 +2,6 @@
 // Codes of e2m1 whose scales are powers of two (OCP Microscaling Formats 1.0: MXFP4, as safetensors and as GGUF have it), for dot_codes.cc: what codes mean without a scale is the same for all rows, so codes are turned,
 // which are a quarter of the bytes, and looked up as the product wants them; a scale is added to the exponents.
 
-#include <algorithm>
 #include <array>
 
 #include "backend/cpu/code_readers_inl.h"
@@ -45,8 +44,8 @@ class PowerReader {
       turn_stretches([&](int64_t i) { return scales(half * 16 + i, there); }, words);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        // Of 0.5 and of 6 times the scale the exponent bits are neither 0 nor all ones.
-        is_usual &= _mm512_cmpgt_epu8_mask(_mm512_sub_epi8(words[j], _mm512_set1_epi8(2)), _mm512_set1_epi8(static_cast<char>(250))) == 0;
+        constexpr uint8_t kLeast = flexgen::codes::kLeastUsualPower, kRange = flexgen::codes::kMostUsualPower - kLeast;
+        is_usual &= _mm512_cmpgt_epu8_mask(_mm512_sub_epi8(words[j], _mm512_set1_epi8(kLeast)), _mm512_set1_epi8(static_cast<char>(kRange))) == 0;
 #pragma GCC unroll 4
         for (int b = 0; b < 4; ++b) {
           const __m512i both = _mm512_shuffle_epi8(words[j], _mm512_set4_epi32(at_byte(12 + b), at_byte(8 + b), at_byte(4 + b), at_byte(b)));
@@ -101,8 +100,8 @@ class PowerReader {
   }
   alignas(64) static constexpr std::array<Bytes, 4> kPlaces = places();
   static HWY_INLINE __m512i values() {
-    // GGUF's has twice the value and half the scale, and no -0.
-    const __m512 values = _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, kType == DType::kFp4 ? -0.0f : 0.0f, -0.5, -1, -1.5, -2, -3, -4, -6);
+    // GGUF's are twice the values of half the scales.
+    const __m512 values = kType == DType::kFp4 ? e2m1_numbers() : _mm512_mul_ps(_mm512_loadu_ps(blocks::kTwiceE2m1), _mm512_set1_ps(0.5f));
     return table_of(values, values);
   }
 

@@ -1,16 +1,23 @@
 #pragma once
-// Weights of every type that code_tiles::takes(), for tests of products that read codes.
+// Weights of every type that code_tiles::takes(), and what is expected of products that read their codes, for tests.
 
 #include <fmt/format.h>
+#include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <initializer_list>
+#include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/code_tiles.h"
 #include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/test_codes.h"
+#include "backend/cpu/test_halves.h"
 #include "tensor/code_format.h"
 
 namespace flexgen::test_code_weights {
@@ -138,5 +145,65 @@ class TestWeight {
   std::vector<std::vector<std::byte>> kept_;
   std::vector<std::byte>*scales_ = nullptr, *codes_ = nullptr;
 };
+
+/// As ASSERT_EQ, any NaN for any other.
+inline void expect_same(const std::vector<float>& actual, const std::vector<float>& expected, const std::string& what) {
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (std::isnan(expected[i])) ASSERT_TRUE(std::isnan(actual[i])) << what << ": " << i;
+    else ASSERT_EQ(actual[i], expected[i]) << what << ": " << i;
+}
+
+/// x [count, K] times the weight: as it lies, and its rows [num_rows, K] of bf16 in `rows`.
+struct Products {
+  std::vector<float> actual, expected;
+
+  template <class Linear>
+  Products(Linear& linear, const std::vector<uint16_t>& x, int64_t count, const WeightView& weight, const std::vector<std::byte>& rows)
+      : actual(static_cast<size_t>(count * weight.rows)), expected(actual.size()) {
+    linear.run(bytes(x), count, weight, {}, false, actual.data());
+    linear.run(bytes(x), count, {DType::kBF16, weight.rows, weight.cols, {{rows.data(), weight.rows}}}, {}, false, expected.data());
+  }
+};
+
+/// The product of `count` rows with the weight is that of its rows of bf16.
+template <class Linear>
+void expect_product(Linear& linear, const TestWeight& weight, int64_t count, const std::string& what) {
+  const Products products(linear, random_halves(count * weight.view().cols, 1), count, weight.view(), weight.as_bf16());
+  expect_same(products.actual, products.expected, fmt::format("{}, {} rows", what, count));
+}
+
+/// Of every kind, bit for bit: three tiles and a short one, and `all_cols`, times each of `counts` rows.
+template <class Linear>
+void expect_the_bits(Linear& linear, std::initializer_list<int64_t> all_cols, std::initializer_list<int64_t> counts) {
+  constexpr int64_t kRows = 3 * code_tiles::kTileRows + 7;
+  for (const Kind& kind : kinds())
+    for (const int64_t cols : all_cols) {
+      if (is_blocked(kind.dtype) && cols % quant_block(kind.dtype).elements != 0) continue;
+      const TestWeight weight(kind, kRows, cols);
+      ASSERT_TRUE(code_tiles::takes(weight.view())) << kind.name();
+      const std::vector<std::byte> rows = weight.as_bf16();
+      const std::vector<uint16_t> x = random_halves(std::max(counts) * cols, 1);
+      for (const int64_t count : counts) {
+        const Products products(linear, x, count, weight.view(), rows);
+        ASSERT_EQ(std::memcmp(products.actual.data(), products.expected.data(), products.actual.size() * sizeof(float)), 0)
+            << kind.name() << ", " << count << " rows of " << cols;
+      }
+    }
+}
+
+/// use(dtype, codes, what) of tiles of `cols` >= 640 columns in int4 and int8, of which one group has parameters that are infinite, tiny or NaN.
+template <class Use>
+void for_odd_groups(int64_t cols, const Use& use) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const DType dtype : {DType::kInt4, DType::kInt8})
+    for (const int64_t row : {0, 31})
+      for (const int64_t group : {0, 7, 8, 9})
+        for (const auto& [scale, minimum] :
+             {std::pair{0x1p-130f, 0.0f}, {0x1p120f, -0x1p-126f}, {0x1p127f, 0x1p-127f}, {3.0f, kInfinity}, {kNan, 1.0f}, {kInfinity, 2.0f}, {-0.0f, -0.0f}}) {
+          std::vector<std::byte> codes = random_codes(dtype, code_tiles::kTileRows, cols);
+          set_parameters(dtype, codes, row, cols, group, scale, minimum);
+          use(dtype, codes, fmt::format("{}: {}, {}", dtype_name(dtype), scale, minimum));
+        }
+}
 
 }  // namespace flexgen::test_code_weights

@@ -174,12 +174,12 @@ HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece
   for (uint32_t code = 0; code < 16; ++code) numbers[code] = codes::e2m1_value(code);
   const auto values = hn::Load(d, numbers);
   const FourBitTable unscaled([&](size_t) HWY_ATTR { return values; });
-  constexpr int kBias = 127, kLeast = 2, kMost = 252;  // of 0.5 and of 6 times the scale the exponent bits are neither 0 nor all ones
+  constexpr int kBias = 127;
   const auto* scales = reinterpret_cast<const uint8_t*>(piece.beside[kScales]) + format.first_scale(row);
   const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(DType::kFp4, cols);
   const auto table_of = [&](int64_t group) HWY_ATTR {
     const int code = scales[group];
-    if (code >= kLeast && code <= kMost) return unscaled.times_two_to(code - kBias);
+    if (code >= codes::kLeastUsualPower && code <= codes::kMostUsualPower) return unscaled.times_two_to(code - kBias);
     const auto scale = hn::Set(d, codes::e8m0_value(static_cast<uint8_t>(code)));
     return FourBitTable([&](size_t) HWY_ATTR { return hn::Mul(values, scale); });
   };
